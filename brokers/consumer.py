@@ -1,0 +1,58 @@
+"""What a consumer of any broker is to the recorder: it brings deliveries and is told what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+
+class Verdict(Enum):
+    """What to tell the broker about a delivery."""
+
+    ACK = "ack"  # done with, or stale
+    REJECT = "reject"  # to the dead letters
+    REQUEUE = "requeue"  # never started; somebody else may have it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """One message as it came. `receipt` is the consumer's own: it names the channel, so that a late settlement of a closed
+    channel is dropped and never acknowledges another message that has the same number on the new one."""
+
+    body: bytes
+    queue: str
+    consumer: BrokerConsumer
+    receipt: Any
+
+
+OnDelivery = Callable[[Delivery], None]
+
+
+class BrokerConsumer(Protocol):
+    """A thread that consumes its queues from one broker for as long as it runs, reconnecting by itself."""
+
+    def start(self) -> None:
+        """Begins to connect and consume; returns at once."""
+
+    def subscribe(self, queue: str) -> None:
+        """Adds a queue; may be called before or after start, from any thread."""
+
+    def settle(self, settled: Iterable[tuple[Delivery, Verdict]]) -> None:
+        """Tells the broker, soon; never blocks and never raises. Deliveries of a lost connection are dropped."""
+
+    def pause(self) -> None:
+        """No new deliveries from now on; those under way may still come."""
+
+    def stop(self) -> None:
+        """Sends what is still to be settled and closes. What was not settled, the broker delivers to somebody else."""
+
+
+def settle_all(settled: Iterable[tuple[Delivery, Verdict]]) -> None:
+    """Settles deliveries of several consumers, each with its own."""
+    by_consumer: dict[int, list[tuple[Delivery, Verdict]]] = {}
+    for delivery, verdict in settled:
+        by_consumer.setdefault(id(delivery.consumer), []).append((delivery, verdict))
+    for group in by_consumer.values():
+        group[0][0].consumer.settle(group)

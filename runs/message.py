@@ -1,0 +1,48 @@
+"""What dramatiq's worker handles: a delivery, and once its claim succeeded, a run."""
+
+from __future__ import annotations
+
+import time
+
+from dramatiq import Message
+from dramatiq.broker import MessageProxy
+
+from brokers.consumer import Delivery, Verdict
+from brokers.message import Envelope
+from storage.outcomes import Claim, Outcome
+from storage.states import State
+
+
+class RunMessage(MessageProxy):
+    """Follows one message from its delivery to its settlement."""
+
+    def __init__(self, envelope: Envelope, delivery: Delivery) -> None:
+        super().__init__(Message(envelope.queue, envelope.task, (), {}, {}, message_id=envelope.run_id))
+        self.envelope = envelope
+        self.delivery = delivery
+        self.arrived_at = time.monotonic()
+        self.started_at = 0.0
+        self.claim: Claim | None = None
+        self.outcome: Outcome | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run the message is for."""
+        return self.envelope.run_id
+
+    def claimed(self, claim: Claim) -> None:
+        """Takes the arguments over from the record."""
+        self.claim = claim
+        self._message.kwargs.update(claim.args)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to tell the broker: dead letters are rejected, so that RabbitMQ dead-letters them natively."""
+        return Verdict.REJECT if self.outcome is not None and self.outcome.state is State.FAILURE else Verdict.ACK
+
+    def duration_ms(self) -> int | None:
+        """Milliseconds since the run was started, None if it never was."""
+        return round((time.monotonic() - self.started_at) * 1000) if self.started_at else None
+
+    def __str__(self) -> str:
+        return f"{self.envelope.task}({self.run_id})"  # dramatiq logs this; arguments hold addresses and tokens

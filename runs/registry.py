@@ -1,0 +1,103 @@
+"""What tasks there are and what arguments they take, read off the actors' signatures.
+
+One function in one file of actors/ is enough: the API, its schema, the commands and the dashboard find it here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from dramatiq import Actor, Broker, get_broker
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from core.errors import InvalidInputError, NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Marks an argument as the id of a row of the bound tenant; `kind` is the repository's name for it."""
+
+    kind: str
+
+
+EmailClientId = Annotated[str, Resource("email_client")]
+FolderId = Annotated[str, Resource("email_folder")]
+EmailId = Annotated[str, Resource("email_message")]
+AttachmentId = Annotated[str, Resource("email_attachment")]
+OutboundEmailId = Annotated[str, Resource("outbound_email")]
+
+
+class UnknownTaskError(NotFoundError):
+    """There is no task of that name."""
+
+    code = "unknown_task"
+
+
+def task_names(broker: Broker | None = None) -> list[str]:
+    """The names of all tasks."""
+    return sorted((broker or get_broker()).actors)
+
+
+def get_task(name: str, broker: Broker | None = None) -> Actor[..., Any]:
+    """Raises UnknownTaskError, naming the nearest."""
+    actors = (broker or get_broker()).actors
+    if name not in actors:
+        raise UnknownTaskError(f"There is no task named {name[:80]!r}. Known tasks: {', '.join(sorted(actors))}.")
+    return actors[name]
+
+
+@cache
+def arguments_model(actor: Actor[..., Any]) -> type[BaseModel]:
+    """A Pydantic model of the actor's arguments: strict types, nothing missing, nothing extra."""
+    hints = get_type_hints(actor.fn, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(actor.fn).parameters.items():
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[name] = (hints[name], default)
+    return create_model(f"{actor.actor_name}_arguments", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def check_arguments(actor: Actor[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with defaults filled in. Raises InvalidInputError with one sentence naming the first that is wrong."""
+    try:
+        checked = arguments_model(actor).model_validate(arguments)
+    except ValidationError as error:
+        raise InvalidInputError(_sentence(actor, error)) from None
+    return checked.model_dump(mode="json")
+
+
+def resources_in(actor: Actor[..., Any], arguments: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(argument, kind, id) for every argument that is the id of a tenant's row, lists of ids included."""
+    hints = get_type_hints(actor.fn, include_extras=True)
+    found = []
+    for name, value in arguments.items():
+        kind = _resource_kind(hints.get(name))
+        if kind is not None and value is not None:
+            found += [(name, kind, item) for item in (value if isinstance(value, list) else [value])]
+    return found
+
+
+def _resource_kind(hint: Any) -> str | None:
+    if get_origin(hint) is Annotated:
+        for mark in get_args(hint)[1:]:
+            if isinstance(mark, Resource):
+                return mark.kind
+    for inner in get_args(hint):
+        kind = _resource_kind(inner)
+        if kind is not None:
+            return kind
+    return None
+
+
+def _sentence(actor: Actor[..., Any], error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    known = ", ".join(inspect.signature(actor.fn).parameters)
+    if first["type"] == "missing":
+        return f"{actor.actor_name} needs the argument {name}."
+    if first["type"] == "extra_forbidden":
+        return f"{actor.actor_name} has no argument {name[:80]!r}; it takes: {known or 'none'}."
+    return f"{actor.actor_name}: the argument {name} is wrong: {first['msg'][0].lower()}{first['msg'][1:]}."

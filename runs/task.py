@@ -1,0 +1,105 @@
+"""`@task` declares an actor with its queue's policy. Calling it runs it here; `enqueue` records it for a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import dramatiq
+
+from brokers.queues import Priority, Queue, policy_of
+from core.settings import get_settings
+from runs.current import current_run
+from runs.limits import watch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskOptions(dict[str, Any], Generic[P, R]):
+    """dramatiq's options of an actor, which called give the options of one run: `sync_emails.options(unique_key=...)`."""
+
+    def __init__(self, task: Task[P, R], options: dict[str, Any]) -> None:
+        super().__init__(options)
+        self._task = task
+
+    def __call__(self, **options: Any) -> Call[P, R]:
+        """The task with options for one run; see Call for what there is."""
+        return Call(self._task, **options)
+
+
+class Task(dramatiq.Actor[P, R]):
+    """An actor whose call is under the run's soft limit, and that carries no arguments into a log line."""
+
+    options: TaskOptions[P, R]
+
+    def __init__(self, fn: Callable[P, R], **options: Any) -> None:
+        super().__init__(fn, **options)
+        self.options = TaskOptions(self, self.options)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs the task in this thread."""
+        run = current_run()
+        if run is None:
+            return self.fn(*args, **kwargs)
+        with watch.soft_limit(run.soft_limit or self.limits()[0]):
+            return self.fn(*args, **kwargs)
+
+    def limits(self) -> tuple[float, float]:
+        """Soft and hard limit in seconds: the settings' override, else the queue's."""
+        policy, settings = policy_of(self.queue_name), get_settings()
+        hard = settings.task_time_limit or policy.hard_limit
+        if settings.task_soft_time_limit is not None:
+            return settings.task_soft_time_limit, hard
+        if settings.task_time_limit is not None:
+            return hard - min(20.0, hard * 0.07), hard
+        return policy.soft_limit, hard
+
+    @property
+    def max_attempts(self) -> int:
+        """The first attempt and the queue's retries, unless the task says otherwise."""
+        retries = self.options.get("retries")
+        return 1 + int(policy_of(self.queue_name).retries if retries is None else retries)
+
+    @property
+    def base_backoff(self) -> float:
+        """Seconds before the first retry."""
+        return float(self.options.get("base_backoff") or policy_of(self.queue_name).base_backoff)
+
+
+@dataclass(frozen=True)
+class Call(Generic[P, R]):
+    """A task with options for one run.
+
+    `tenant` and `user` are needed only where the bound context is not enough. `delay` (seconds) or `eta`: not before.
+    `expires_in` (seconds): not later. `unique_key`: while a run of this tenant and task with the same key is live, that run
+    is returned instead of a new one. `soft_limit` and `hard_limit` in seconds.
+    """
+
+    task: Task[P, R]
+    tenant: str | None = None
+    user: str | None = None
+    delay: float | None = None
+    eta: datetime | None = None
+    expires_in: float | None = None
+    expires_at: datetime | None = None
+    priority: Priority = Priority.NORMAL
+    unique_key: str | None = None
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    max_attempts: int | None = None
+    soft_limit: float | None = None
+    hard_limit: float | None = None
+    run_id: str = ""
+
+
+def task(*, queue: Queue, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Declares a task on a queue. Options: `retries`, `base_backoff` (s), `periodic` (a periodiq cron)."""
+
+    def declare(function: Callable[P, R]) -> Task[P, R]:
+        declared = dramatiq.actor(actor_class=Task, queue_name=str(queue), **options)(function)
+        return cast("Task[P, R]", declared)
+
+    return declare

@@ -1,0 +1,158 @@
+"""The database connection and `session_scope`, the one way to a session.
+
+A session always belongs to an identity: the bound one, or the system's. On PostgreSQL the identity is also told to the server
+for the length of the transaction, where row-level security enforces it (storage/postgres.py). A session without an identity
+cannot begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
+
+from core.errors import UnavailableError
+from core.settings import get_settings
+from core.tenancy import SYSTEM, Identity, current_identity
+from storage import postgres
+
+SQLITE_BUSY_MS = 30_000
+CONNECT_SECONDS = 3
+AfterCommit = Callable[[], None]
+
+
+def make_engine(url: str, *, pool_size: int = 10, max_overflow: int = 20) -> Engine:
+    """An engine for PostgreSQL or SQLite with the settings each needs."""
+    if url.startswith("sqlite"):
+        return _make_sqlite_engine(url)
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=max_overflow,
+        pool_pre_ping=True,
+        hide_parameters=True,  # an error's text reaches logs and the record; values do not
+        pool_timeout=10,
+        connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "mailroom"},
+    )
+
+
+def _make_sqlite_engine(url: str) -> Engine:
+    path = url.removeprefix("sqlite:///")
+    if path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_MS / 1000}, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN is DEFERRED: two readers that want to write would deadlock
+        cursor = connection.cursor()
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {SQLITE_BUSY_MS}", "foreign_keys = ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@lru_cache(maxsize=1)
+def get_engine() -> Engine:
+    """The engine of this process, made on first use and never before a fork."""
+    settings = get_settings()
+    return make_engine(settings.database, pool_size=settings.db_pool_size, max_overflow=settings.db_max_overflow)
+
+
+def new_session(identity: Identity, engine: Engine | None = None) -> Session:
+    """A session that acts for the identity, whatever is bound in the context."""
+    return _factory(engine or get_engine())(info={"identity": identity})
+
+
+@contextmanager
+def session_scope(*, system: bool = False, engine: Engine | None = None) -> Iterator[Session]:
+    """A transaction for the bound identity (or the system), committed at the end of the block, rolled back on an error.
+
+    Raises TenantError when nothing is bound, UnavailableError when the database cannot be reached.
+    """
+    identity = SYSTEM if system else current_identity()
+    session = new_session(identity, engine)
+    try:
+        yield session
+        session.commit()
+    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        session.rollback()
+        raise _classified(error) from error
+    except BaseException:
+        session.rollback()
+        raise
+    finally:
+        session.close()
+
+
+@contextmanager
+def system_connection(engine: Engine) -> Iterator[Connection]:
+    """A transaction of the system on a bare connection, for the recorder and the relay: no session, no mapping."""
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            postgres.bind_identity(connection, SYSTEM)
+        yield connection
+
+
+def after_commit(session: Session, action: AfterCommit) -> None:
+    """Runs the action once this session's transaction has committed; not at all if it is rolled back."""
+    session.info.setdefault("after_commit", []).append(action)
+
+
+def identity_of(session: Session) -> Identity:
+    """Who a session acts for. Every repository asks here first."""
+    identity: Identity = session.info["identity"]
+    return identity
+
+
+@lru_cache(maxsize=8)
+def _factory(engine: Engine) -> sessionmaker[Session]:
+    factory = sessionmaker(engine, expire_on_commit=False)
+    event.listen(factory, "after_begin", _tell_identity)
+    event.listen(factory, "after_commit", _run_after_commit)
+    event.listen(factory, "after_soft_rollback", _forget_after_commit)
+    return factory
+
+
+def _tell_identity(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        postgres.bind_identity(connection, identity_of(session))
+
+
+def _run_after_commit(session: Session) -> None:
+    for action in session.info.pop("after_commit", ()):
+        action()
+
+
+def _forget_after_commit(session: Session, previous: SessionTransaction) -> None:
+    if previous.parent is None:
+        session.info.pop("after_commit", None)
+
+
+def _classified(error: Exception) -> Exception:
+    if (
+        isinstance(error, DBAPIError)
+        and not error.connection_invalidated
+        and "database is locked" not in str(error.orig)
+        and _reached(error)
+    ):
+        return error
+    return UnavailableError("The database cannot be reached; nothing was changed.", retry_after=5)
+
+
+def _reached(error: DBAPIError) -> bool:
+    """Whether the server answered with an SQLSTATE of its own (then it is our statement that is wrong, not the connection)."""
+    code = getattr(error.orig, "pgcode", None)
+    return bool(code) and not str(code).startswith(("08", "53", "57P"))

@@ -1,0 +1,184 @@
+"""What sync stored and what will be sent. Every reference stays inside its tenant by composite foreign keys."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.ids import new_id
+from storage.expressions import db_now
+from storage.models.base import Base
+from storage.types import Id, Json, UtcDateTime
+
+
+class EmailClient(Base):
+    """A mail account of a user: how to reach its IMAP and SMTP servers, and how its syncs went."""
+
+    __tablename__ = "email_clients"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "id"),
+        ForeignKeyConstraint(["tenant_id", "user_id"], ["users.tenant_id", "users.id"], ondelete="CASCADE"),
+        Index(None, "tenant_id", "user_id"),
+        Index("ix_email_clients_due", "is_sync_enabled", "last_sync_at"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"))
+    user_id: Mapped[str] = mapped_column(Id)
+    name: Mapped[str] = mapped_column(String(200))
+    email: Mapped[str] = mapped_column(String(320))
+
+    imap_host: Mapped[str | None] = mapped_column(String(255))
+    imap_port: Mapped[int | None]
+    imap_security: Mapped[str | None] = mapped_column(String(10))
+    imap_username: Mapped[str | None] = mapped_column(String(320))
+    imap_password: Mapped[bytes | None] = mapped_column(LargeBinary)
+    smtp_host: Mapped[str | None] = mapped_column(String(255))
+    smtp_port: Mapped[int | None]
+    smtp_security: Mapped[str | None] = mapped_column(String(10))
+    smtp_username: Mapped[str | None] = mapped_column(String(320))
+    smtp_password: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+    is_sync_enabled: Mapped[bool] = mapped_column(default=True)
+    sync_interval: Mapped[int] = mapped_column(default=300)  # seconds
+    last_sync_at: Mapped[datetime | None]
+    last_error: Mapped[str | None] = mapped_column(Text)
+    refused_logins: Mapped[int] = mapped_column(default=0)  # in a row; the third stops the account's syncs
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
+
+
+class EmailFolder(Base):
+    """A mailbox folder and the cursor up to which it was stored (RFC 3501 UIDVALIDITY and UIDNEXT, RFC 7162 HIGHESTMODSEQ)."""
+
+    __tablename__ = "email_folders"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "client_id", "name"),
+        ForeignKeyConstraint(["tenant_id", "client_id"], ["email_clients.tenant_id", "email_clients.id"], ondelete="CASCADE"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"))
+    client_id: Mapped[str] = mapped_column(Id)
+    name: Mapped[str] = mapped_column(String(1000))
+    role: Mapped[str | None] = mapped_column(String(20))
+    uid_validity: Mapped[int | None] = mapped_column(BigInteger)
+    uid_next: Mapped[int | None] = mapped_column(BigInteger)
+    highest_modseq: Mapped[int | None] = mapped_column(BigInteger)
+    message_count: Mapped[int] = mapped_column(default=0)
+    synced_at: Mapped[datetime | None]
+
+
+class EmailMessage(Base):
+    """One message in one folder. (folder, UIDVALIDITY, UID) is its identity on the server; a Message-ID may repeat or miss."""
+
+    __tablename__ = "email_messages"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "id"),
+        UniqueConstraint("tenant_id", "folder_id", "uid_validity", "uid"),
+        ForeignKeyConstraint(["tenant_id", "client_id"], ["email_clients.tenant_id", "email_clients.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["tenant_id", "folder_id"], ["email_folders.tenant_id", "email_folders.id"], ondelete="CASCADE"),
+        Index("ix_email_messages_newest", "tenant_id", "client_id", "internal_date", "id"),
+        Index(None, "tenant_id", "message_id"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"))
+    client_id: Mapped[str] = mapped_column(Id)
+    folder_id: Mapped[str] = mapped_column(Id)
+    uid_validity: Mapped[int] = mapped_column(BigInteger)
+    uid: Mapped[int] = mapped_column(BigInteger)
+    message_id: Mapped[str | None] = mapped_column(Text)
+    in_reply_to: Mapped[str | None] = mapped_column(Text)
+    references: Mapped[list[str]] = mapped_column("message_references", Json)
+    subject: Mapped[str] = mapped_column(Text, default="")
+    sender: Mapped[dict[str, Any] | None] = mapped_column(Json)  # {"name": ..., "address": ...}
+    to: Mapped[list[Any]] = mapped_column("to_addresses", Json)
+    cc: Mapped[list[Any]] = mapped_column("cc_addresses", Json)
+    date: Mapped[datetime | None] = mapped_column("sent_at", UtcDateTime)
+    internal_date: Mapped[datetime | None]
+    size: Mapped[int]
+    flags: Mapped[list[str]] = mapped_column(Json)
+    snippet: Mapped[str] = mapped_column(Text, default="")
+    body_text: Mapped[str | None] = mapped_column(Text)
+    body_html: Mapped[str | None] = mapped_column(Text)
+    headers: Mapped[list[Any]] = mapped_column(Json)
+    sha256: Mapped[str] = mapped_column(String(64))
+    defects: Mapped[list[str]] = mapped_column(Json)  # what could not be read, as codes; empty for a sound message
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
+
+
+class EmailAttachment(Base):
+    """An attachment: of a stored message (metadata; content stays on the server) or uploaded to be sent (content in a file)."""
+
+    __tablename__ = "email_attachments"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "id"),
+        ForeignKeyConstraint(["tenant_id", "email_id"], ["email_messages.tenant_id", "email_messages.id"], ondelete="CASCADE"),
+        Index(None, "tenant_id", "email_id"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"))
+    user_id: Mapped[str | None] = mapped_column(Id)
+    email_id: Mapped[str | None] = mapped_column(Id)
+    part: Mapped[str | None] = mapped_column(String(100))
+    filename: Mapped[str] = mapped_column(Text)
+    content_type: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int]
+    content_id: Mapped[str | None] = mapped_column(Text)
+    is_inline: Mapped[bool] = mapped_column(default=False)
+    stored_filename: Mapped[str | None] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
+
+
+class OutboundEmail(Base):
+    """A mail on its way out. The MIME source is built once, at accept, so that every attempt sends the same bytes."""
+
+    __tablename__ = "outbound_emails"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "id"),
+        ForeignKeyConstraint(["tenant_id", "client_id"], ["email_clients.tenant_id", "email_clients.id"], ondelete="CASCADE"),
+        Index(None, "tenant_id", "status"),
+        Index("ix_outbound_emails_due", "status", "next_retry_at"),
+        UniqueConstraint("tenant_id", "run_id"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"))
+    user_id: Mapped[str | None] = mapped_column(Id)
+    client_id: Mapped[str | None] = mapped_column(Id)
+    run_id: Mapped[str | None] = mapped_column(Id)
+    message_id: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str] = mapped_column(Text, default="")
+    sender: Mapped[str] = mapped_column(String(320))
+    source: Mapped[bytes] = mapped_column(LargeBinary)
+    status: Mapped[str] = mapped_column(String(10), default="pending")
+    attempts: Mapped[int] = mapped_column(default=0)
+    max_attempts: Mapped[int] = mapped_column(default=10)
+    next_retry_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
+
+
+class OutboundRecipient(Base):
+    """One envelope recipient and what the server said of it. An accepted one is never sent to again."""
+
+    __tablename__ = "outbound_recipients"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "email_id"], ["outbound_emails.tenant_id", "outbound_emails.id"], ondelete="CASCADE"),
+        UniqueConstraint("tenant_id", "email_id", "address"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"))
+    email_id: Mapped[str] = mapped_column(Id)
+    address: Mapped[str] = mapped_column(String(320))
+    status: Mapped[str] = mapped_column(String(10), default="pending")
+    reply_code: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(Text)

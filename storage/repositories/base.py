@@ -1,0 +1,49 @@
+"""The wall every repository stands behind: a query starts from `scoped(Model)`, which adds tenant and user before anything else."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Select, select, true
+from sqlalchemy.orm import Session
+
+from core.errors import NotFoundError
+from core.ids import is_id
+from storage.engine import identity_of
+from storage.models.base import Base
+
+Row = TypeVar("Row", bound=Base)
+
+
+def column(model: type[Base], name: str) -> ColumnElement[Any]:
+    """A mapped column by name, for queries over any table."""
+    found: ColumnElement[Any] = getattr(model, name)
+    return found
+
+
+class Repository:
+    """Bound to a session, acts for its identity. The system sees every tenant; a user sees what is theirs."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.identity = identity_of(session)
+
+    def owns(self, model: type[Any]) -> ColumnElement[bool]:
+        """The condition that a row belongs to the identity; true for the system."""
+        if self.identity.is_system:
+            return true()
+        condition: ColumnElement[bool] = model.tenant_id == self.identity.tenant_id
+        if self.identity.user_id is not None and hasattr(model, "user_id"):
+            condition &= model.user_id == self.identity.user_id
+        return condition
+
+    def scoped(self, model: type[Row]) -> Select[Row]:
+        """A SELECT of the identity's rows of a table."""
+        return select(model).where(self.owns(model))
+
+    def get(self, model: type[Row], row_id: str, what: str) -> Row:
+        """The identity's row with that id. Raises NotFoundError for an unknown, foreign or malformed id alike."""
+        row = self.session.scalar(self.scoped(model).where(column(model, "id") == row_id)) if is_id(row_id) else None
+        if row is None:
+            raise NotFoundError(f"There is no {what} with this id.")
+        return row

@@ -1,0 +1,156 @@
+"""Mail accounts: their servers, their encrypted credentials, and how their syncs went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import or_, update
+from sqlalchemy.orm import Session
+
+from core.errors import ConflictError, InvalidInputError
+from core.settings import KeyRing
+from storage.credentials import CredentialBox
+from storage.expressions import db_now, db_now_plus
+from storage.models import EmailClient, TaskRun
+from storage.repositories.base import Repository
+from storage.states import LIVE
+
+REFUSALS_UNTIL_STOPPED = 3
+SERVER_FIELDS = ("imap_host", "imap_port", "imap_security", "imap_username", "smtp_host", "smtp_port", "smtp_security", "smtp_username")
+PLAIN_FIELDS = ("name", "email", "is_sync_enabled", "sync_interval", *SERVER_FIELDS)
+SECRET_FIELDS = ("imap_password", "smtp_password")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How to reach one server of an account, the password in clear. Lives as short as possible and is never logged."""
+
+    host: str
+    port: int
+    security: str
+    username: str | None
+    password: str | None
+
+    def __repr__(self) -> str:
+        return f"Login({self.host}:{self.port})"
+
+
+class EmailClients(Repository):
+    """The accounts the identity may see."""
+
+    def __init__(self, session: Session, keys: KeyRing | None = None) -> None:
+        super().__init__(session)
+        self._keys = keys
+
+    def one(self, client_id: str) -> EmailClient:
+        """Raises NotFoundError for another tenant's or user's account as for an unknown one."""
+        return self.get(EmailClient, client_id, "e-mail client")
+
+    def all(self, limit: int = 200) -> list[EmailClient]:
+        """The identity's accounts, by name."""
+        return list(self.session.scalars(self.scoped(EmailClient).order_by(EmailClient.name, EmailClient.id).limit(limit)))
+
+    def create(self, user_id: str, fields: dict[str, Any]) -> EmailClient:
+        """`fields` are columns of the account; the two passwords in clear. Raises InvalidInputError when no server is given."""
+        if not fields.get("imap_host") and not fields.get("smtp_host"):
+            raise InvalidInputError("An e-mail client needs imap_host to be synced or smtp_host to send; give at least one.")
+        client = EmailClient(
+            tenant_id=self.identity.tenant_id, user_id=user_id, **{name: fields[name] for name in PLAIN_FIELDS if name in fields}
+        )
+        self.session.add(client)
+        self.session.flush()
+        self._set_secrets(client, fields)
+        self.session.flush()
+        return client
+
+    def change(self, client_id: str, fields: dict[str, Any]) -> EmailClient:
+        """Changes what is given. New credentials or servers clear the account's refusals, so that its syncs go on."""
+        client = self.one(client_id)
+        for name in PLAIN_FIELDS:
+            if name in fields:
+                setattr(client, name, fields[name])
+        self._set_secrets(client, fields)
+        if any(name in fields for name in (*SERVER_FIELDS, *SECRET_FIELDS)):
+            client.refused_logins, client.last_error = 0, None
+            client.is_sync_enabled = fields.get("is_sync_enabled", True)
+        self.session.flush()
+        return client
+
+    def delete(self, client_id: str) -> None:
+        """Removes the account and everything that was synced from it. Raises ConflictError while a run works on it."""
+        client = self.one(client_id)
+        if self.live_sync(client) is not None:
+            raise ConflictError("A sync of this account is waiting or running; revoke it first.")
+        self.session.delete(client)
+        self.session.flush()
+
+    def live_sync(self, client: EmailClient) -> str | None:
+        """The id of the account's waiting or running sync."""
+        statement = self.scoped(TaskRun).where(TaskRun.unique_key == sync_key(client.id), TaskRun.state.in_(sorted(LIVE)))
+        run = self.session.scalar(statement.where(TaskRun.tenant_id == client.tenant_id))
+        return run.id if run is not None else None
+
+    def imap_login(self, client: EmailClient) -> Login:
+        """Raises InvalidInputError when the account has no IMAP server."""
+        if not client.imap_host:
+            raise InvalidInputError("This e-mail client has no IMAP server; set imap_host.")
+        password = self._secret(client, "imap_password")
+        return Login(
+            client.imap_host, client.imap_port or 993, client.imap_security or "tls", client.imap_username or client.email, password
+        )
+
+    def smtp_login(self, client: EmailClient) -> Login:
+        """Raises InvalidInputError when the account has no SMTP server. Without a login of its own it uses IMAP's."""
+        if not client.smtp_host:
+            raise InvalidInputError("This e-mail client has no SMTP server; set smtp_host.")
+        password = self._secret(client, "smtp_password")
+        return Login(client.smtp_host, client.smtp_port or 587, client.smtp_security or "starttls", client.smtp_username, password)
+
+    def due_for_sync(self, limit: int = 10_000) -> list[EmailClient]:
+        """Accounts whose last sync is older than their interval; for the scheduler."""
+        due = or_(EmailClient.last_sync_at.is_(None), EmailClient.last_sync_at <= db_now_plus(-1.0 * EmailClient.sync_interval))
+        statement = self.scoped(EmailClient).where(EmailClient.is_sync_enabled, EmailClient.imap_host.is_not(None), due)
+        return list(self.session.scalars(statement.order_by(EmailClient.last_sync_at).limit(limit)))
+
+    def synced(self, client_id: str) -> None:
+        """A sync went through: the account is well."""
+        self._update(client_id, last_sync_at=db_now(), last_error=None, refused_logins=0)
+
+    def login_refused(self, client_id: str, error: str) -> bool:
+        """Counts a refused login. Returns whether it was one too many, so that the account's syncs are now stopped."""
+        client = self.one(client_id)
+        client.refused_logins += 1
+        stopped = client.refused_logins >= REFUSALS_UNTIL_STOPPED
+        client.last_error = f"{error} Syncing is stopped until the credentials are changed." if stopped else error
+        client.is_sync_enabled = client.is_sync_enabled and not stopped
+        self.session.flush()
+        return stopped
+
+    def sync_failed(self, client_id: str, error: str) -> None:
+        """Remembers why the last sync did not go through."""
+        self._update(client_id, last_error=error)
+
+    def _update(self, client_id: str, **values: Any) -> None:
+        self.session.execute(update(EmailClient).where(self.owns(EmailClient), EmailClient.id == client_id).values(**values))
+
+    def _set_secrets(self, client: EmailClient, fields: dict[str, Any]) -> None:
+        for kind in SECRET_FIELDS:
+            if kind in fields:
+                clear = fields[kind]
+                sealed = self._box().encrypt(clear, tenant_id=client.tenant_id, account_id=client.id, kind=kind) if clear else None
+                setattr(client, kind, sealed)
+
+    def _secret(self, client: EmailClient, kind: str) -> str | None:
+        stored: bytes | None = getattr(client, kind)
+        return self._box().decrypt(stored, tenant_id=client.tenant_id, account_id=client.id, kind=kind) if stored else None
+
+    def _box(self) -> CredentialBox:
+        if self._keys is None:
+            raise InvalidInputError("Credentials cannot be read or written here: no key ring was given.")
+        return CredentialBox(self._keys)
+
+
+def sync_key(client_id: str) -> str:
+    """The unique key of an account's syncs: at most one is live."""
+    return f"sync:{client_id}"

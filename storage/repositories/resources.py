@@ -1,0 +1,26 @@
+"""Whether an id names a row of the identity, for checking a run's arguments before anything is recorded."""
+
+from __future__ import annotations
+
+from core.errors import NotFoundError
+from storage.models import Base, EmailAttachment, EmailClient, EmailFolder, EmailMessage, OutboundEmail
+from storage.repositories.base import Repository
+
+KINDS: dict[str, type[Base]] = {
+    "email_client": EmailClient,
+    "email_folder": EmailFolder,
+    "email_message": EmailMessage,
+    "email_attachment": EmailAttachment,
+    "outbound_email": OutboundEmail,
+}
+
+
+class Resources(Repository):
+    """Rows that arguments may name."""
+
+    def require(self, argument: str, kind: str, row_id: str) -> None:
+        """Raises NotFoundError naming the argument; a foreign row is as unknown as none."""
+        try:
+            self.get(KINDS[kind], row_id, kind)
+        except NotFoundError:
+            raise NotFoundError(f"{argument}: there is no {kind.replace('_', ' ')} with this id.") from None

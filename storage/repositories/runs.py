@@ -1,0 +1,239 @@
+"""Task runs as callers and people see them: recorded, looked up, listed, counted, revoked, replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from core.errors import ConflictError, InvalidInputError
+from core.ids import new_id
+from storage.expressions import db_now, db_now_plus
+from storage.models import TaskAttempt, TaskRun
+from storage.repositories.base import Repository
+from storage.states import FINAL, LIVE, WAITING, State, WaitingFor, sources_of
+
+COUNT_LIMIT = 10_000
+"""Counts above this are not exact: nobody waits for `count(*)` over millions of rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be recorded. `delay` (seconds) or `eta` says when it is due, neither: now."""
+
+    tenant_id: str
+    user_id: str | None
+    task: str
+    queue: str
+    args: dict[str, Any]
+    max_attempts: int
+    priority: int = 1
+    delay: float | None = None
+    eta: datetime | None = None
+    expires_in: float | None = None
+    expires_at: datetime | None = None
+    unique_key: str | None = None
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    request_id: str | None = None
+    soft_limit: float | None = None
+    hard_limit: float | None = None
+    run_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """What a list is narrowed to. `text` matches an id's beginning or the task's name."""
+
+    states: Sequence[State] = ()
+    queue: str | None = None
+    task: str | None = None
+    tenant_id: str | None = None
+    text: str | None = None
+    dead_letters_only: bool = False
+
+
+class TaskRuns(Repository):
+    """The runs the identity may see."""
+
+    def insert(self, run: NewRun, grace: float) -> tuple[str, bool]:
+        """Records a run. Returns its id and True; or the id of the live run (or earlier request) that holds its key, and False.
+
+        Raises ConflictError when the idempotency key was used for something else.
+        """
+        if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
+            return earlier, False
+        run_id = run.run_id or new_id()
+        due = self._due(run)
+        values = {
+            "id": run_id,
+            "tenant_id": run.tenant_id,
+            "user_id": run.user_id,
+            "task": run.task,
+            "queue": run.queue,
+            "priority": run.priority,
+            "args": run.args,
+            "state": State.PENDING,
+            "waiting_for": WaitingFor.QUEUE if due is None else WaitingFor.ETA,
+            "attempt": 0,
+            "fence": 0,
+            "max_attempts": run.max_attempts,
+            "soft_limit": run.soft_limit,
+            "hard_limit": run.hard_limit,
+            "unique_key": run.unique_key,
+            "idempotency_key": run.idempotency_key,
+            "request_hash": run.request_hash,
+            "request_id": run.request_id,
+            "eta": due,
+            "publish_at": db_now_plus(grace) if due is None else due,
+            "expires_at": db_now_plus(run.expires_in) if run.expires_in is not None else run.expires_at,
+            "created_at": db_now(),
+        }
+        insert = postgresql.insert if self.session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        inserted = self.session.execute(insert(TaskRun).values(**values).on_conflict_do_nothing().returning(TaskRun.id)).scalar()
+        if inserted is not None:
+            return run_id, True
+        return self._holder_of_key(run, grace)
+
+    def _holder_of_key(self, run: NewRun, grace: float) -> tuple[str, bool]:
+        if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
+            return earlier, False
+        holder = self.session.scalar(
+            select(TaskRun.id).where(
+                TaskRun.tenant_id == run.tenant_id,
+                TaskRun.task == run.task,
+                TaskRun.unique_key == run.unique_key,
+                TaskRun.state.in_(sorted(LIVE)),
+            )
+        )
+        if holder is not None:
+            return holder, False
+        return self.insert(replace(run, run_id=new_id()), grace)  # the holder ended in between
+
+    def _by_idempotency_key(self, run: NewRun) -> str | None:
+        row = self.session.execute(
+            select(TaskRun.id, TaskRun.request_hash).where(
+                TaskRun.tenant_id == run.tenant_id, TaskRun.idempotency_key == run.idempotency_key
+            )
+        ).one_or_none()
+        if row is None:
+            return None
+        if row.request_hash != run.request_hash:
+            raise InvalidInputError("This Idempotency-Key was used for a different request; use a new key.")
+        return str(row.id)
+
+    @staticmethod
+    def _due(run: NewRun) -> Any:
+        if run.delay is not None:
+            return db_now_plus(run.delay) if run.delay > 0 else None
+        return run.eta
+
+    def one(self, run_id: str) -> TaskRun:
+        """Raises NotFoundError: an unknown id is never PENDING."""
+        return self.get(TaskRun, run_id, "task run")
+
+    def attempts(self, run_id: str) -> list[TaskAttempt]:
+        """The run's attempts, the first first."""
+        return list(self.session.scalars(self.scoped(TaskAttempt).where(TaskAttempt.run_id == run_id).order_by(TaskAttempt.fence)))
+
+    def page(self, narrowed: RunFilter, *, before: tuple[datetime, str] | None = None, limit: int = 50) -> list[TaskRun]:
+        """The newest first; `before` is the last row of the page before (keyset, so that deep pages cost the same)."""
+        statement = self._narrowed(narrowed).order_by(TaskRun.created_at.desc(), TaskRun.id.desc()).limit(limit)
+        if before is not None:
+            statement = statement.where(tuple_(TaskRun.created_at, TaskRun.id) < before)
+        return list(self.session.scalars(statement))
+
+    def count(self, narrowed: RunFilter) -> int:
+        """How many, up to COUNT_LIMIT + 1."""
+        some = self._narrowed(narrowed).with_only_columns(TaskRun.id).limit(COUNT_LIMIT + 1).subquery()
+        return self.session.scalar(select(func.count()).select_from(some)) or 0
+
+    def counts_by_queue(self) -> dict[str, dict[str, int]]:
+        """Queue to state to number of runs."""
+        rows = self.session.execute(
+            select(TaskRun.queue, TaskRun.state, func.count()).where(self.owns(TaskRun)).group_by(TaskRun.queue, TaskRun.state)
+        )
+        counts: dict[str, dict[str, int]] = {}
+        for queue, state, number in rows:
+            counts.setdefault(queue, {})[state] = number
+        return counts
+
+    def oldest_waiting(self) -> dict[str, datetime]:
+        """Queue to the creation time of its longest waiting run that is due."""
+        rows = self.session.execute(
+            select(TaskRun.queue, func.min(TaskRun.created_at))
+            .where(self.owns(TaskRun), TaskRun.state == State.PENDING, TaskRun.waiting_for == WaitingFor.QUEUE)
+            .group_by(TaskRun.queue)
+        )
+        return {queue: moment for queue, moment in rows if moment is not None}
+
+    def revoke(self, run_id: str, reason: str = "revoked") -> TaskRun:
+        """Ends a waiting run. Raises NotFoundError, or ConflictError for one that runs or has ended otherwise."""
+        run = self.one(run_id)
+        if run.state == State.REVOKED:
+            return run
+        revoked = self.session.execute(
+            update(TaskRun)
+            .where(self.owns(TaskRun), TaskRun.id == run_id, TaskRun.state.in_(sorted(WAITING)))
+            .values(state=State.REVOKED, reason=reason, finished_at=db_now(), publish_at=None, waiting_for=None, eta=None)
+            .returning(TaskRun.id)
+        ).scalar()
+        self.session.refresh(run)
+        if revoked is None and run.state != State.REVOKED:
+            raise ConflictError(f"The run is {run.state}; only a waiting run can be revoked.")
+        return run
+
+    def replay(self, run_id: str) -> TaskRun:
+        """Gives a dead letter or a revoked run a full set of attempts. Raises NotFoundError or ConflictError."""
+        run = self.one(run_id)
+        replayed = self.session.execute(
+            update(TaskRun)
+            .where(
+                self.owns(TaskRun),
+                TaskRun.id == run_id,
+                TaskRun.state.in_([state for state in sources_of(State.PENDING) if state in FINAL]),
+            )
+            .values(
+                state=State.PENDING,
+                waiting_for=WaitingFor.BROKER,
+                publish_at=db_now(),
+                attempt=0,
+                reason=None,
+                error=None,
+                error_type=None,
+                finished_at=None,
+                dead_lettered_at=None,
+                expires_at=None,
+                duration_ms=None,
+            )
+            .returning(TaskRun.id)
+        ).scalar()
+        if replayed is None:
+            raise ConflictError(f"The run is {run.state}; only a FAILURE or REVOKED run can be replayed.")
+        self.session.refresh(run)
+        return run
+
+    def set_progress(self, run_id: str, progress: dict[str, Any]) -> None:
+        """What a long run has done so far."""
+        self.session.execute(update(TaskRun).where(self.owns(TaskRun), TaskRun.id == run_id).values(progress=progress))
+
+    def _narrowed(self, narrowed: RunFilter) -> Select[TaskRun]:
+        conditions: list[ColumnElement[bool]] = []
+        if narrowed.states:
+            conditions.append(TaskRun.state.in_(list(narrowed.states)))
+        if narrowed.dead_letters_only:
+            conditions.append(TaskRun.dead_lettered_at.is_not(None))
+        for column, value in ((TaskRun.queue, narrowed.queue), (TaskRun.task, narrowed.task), (TaskRun.tenant_id, narrowed.tenant_id)):
+            if value is not None:
+                conditions.append(column == value)
+        if narrowed.text:
+            conditions.append(self._matches(narrowed.text))
+        return self.scoped(TaskRun).where(*conditions)
+
+    def _matches(self, text: str) -> ColumnElement[bool]:
+        escaped = text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        return or_(cast(TaskRun.id, String).like(f"{escaped}%", escape="\\"), TaskRun.task.like(f"%{escaped}%", escape="\\"))
