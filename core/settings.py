@@ -10,7 +10,7 @@ import binascii
 import logging
 import os
 from collections.abc import Callable, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -198,10 +198,19 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError(f"{name}: {message}.") from None
 
 
-@lru_cache(maxsize=1)
+_in_force: list[Settings] = []
+
+
 def get_settings() -> Settings:
-    """The settings of this process."""
-    return load_settings()
+    """The settings of this process, read on first use."""
+    if not _in_force:
+        _in_force.append(load_settings())
+    return _in_force[0]
+
+
+def use_settings(settings: Settings) -> None:
+    """Puts other settings in force, for commands and tests that run with their own."""
+    _in_force[:] = [settings]
 
 
 def environment(**changes: str) -> dict[str, str]:

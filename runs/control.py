@@ -108,9 +108,9 @@ def get_task_status(session: Session, run_id: str) -> RunDetails:
 def list_runs(session: Session, narrowed: RunFilter, *, cursor: str | None = None, limit: int = 50) -> RunPage:
     """Raises InvalidInputError for a cursor that is none of ours."""
     size = max(1, min(limit, MAX_PAGE))
-    runs = TaskRuns(session).page(narrowed, before=_parse_cursor(cursor), limit=size + 1)
+    runs = TaskRuns(session).page(narrowed, before=parse_cursor(cursor), limit=size + 1)
     more = len(runs) > size
-    return RunPage(runs[:size], _cursor(runs[size - 1]) if more else None)
+    return RunPage(runs[:size], cursor_after(runs[size - 1].created_at, runs[size - 1].id) if more else None)
 
 
 def get_active_tasks(session: Session, limit: int = MAX_PAGE) -> list[TaskRun]:
@@ -196,21 +196,24 @@ def _call_of(task: Task[Any, Any], arguments: dict[str, Any], options: dict[str,
     )
 
 
-def _cursor(run: TaskRun) -> str:
-    return base64.urlsafe_b64encode(f"{run.created_at.isoformat()}|{run.id}".encode()).decode().rstrip("=")
+def cursor_after(moment: datetime, row_id: str) -> str:
+    """The cursor of the page that follows a row, opaque to callers."""
+    return base64.urlsafe_b64encode(f"{moment.isoformat()}|{row_id}".encode()).decode().rstrip("=")
 
 
-def _parse_cursor(cursor: str | None) -> tuple[datetime, str] | None:
+def parse_cursor(cursor: str | None) -> tuple[datetime, str] | None:
+    """The row that a cursor follows. Raises InvalidInputError for one that is none of ours."""
     if not cursor:
         return None
     try:
-        moment, _, run_id = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition("|")
+        moment, _, row_id = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition("|")
         parsed = datetime.fromisoformat(moment)
+        is_ours = is_id(row_id) and parsed.tzinfo is not None and 1970 < parsed.year < 9999
     except ValueError:
-        parsed, run_id = now(), ""
-    if not is_id(run_id) or parsed.tzinfo is None:
+        is_ours = False
+    if not is_ours:
         raise InvalidInputError("The cursor is not one that a list returned; leave it out to start from the newest.")
-    return parsed, run_id
+    return parsed, row_id
 
 
 def _age(since: datetime | None, moment: datetime) -> float | None:

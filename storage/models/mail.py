@@ -46,6 +46,7 @@ class EmailClient(Base):
     sync_interval: Mapped[int] = mapped_column(default=300)  # seconds
     last_sync_at: Mapped[datetime | None]
     last_error: Mapped[str | None] = mapped_column(Text)
+    syncing_run_id: Mapped[str | None] = mapped_column(Id)  # at most one sync at a time; void once that run is not STARTED
     refused_logins: Mapped[int] = mapped_column(default=0)  # in a row; the third stops the account's syncs
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
 

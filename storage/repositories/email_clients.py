@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import or_, update
+from sqlalchemy import exists, or_, update
 from sqlalchemy.orm import Session
 
 from core.errors import ConflictError, InvalidInputError
@@ -14,7 +14,7 @@ from storage.credentials import CredentialBox
 from storage.expressions import db_now, db_now_plus
 from storage.models import EmailClient, TaskRun
 from storage.repositories.base import Repository
-from storage.states import LIVE
+from storage.states import LIVE, State
 
 REFUSALS_UNTIL_STOPPED = 3
 SERVER_FIELDS = ("imap_host", "imap_port", "imap_security", "imap_username", "smtp_host", "smtp_port", "smtp_security", "smtp_username")
@@ -112,6 +112,26 @@ class EmailClients(Repository):
         due = or_(EmailClient.last_sync_at.is_(None), EmailClient.last_sync_at <= db_now_plus(-1.0 * EmailClient.sync_interval))
         statement = self.scoped(EmailClient).where(EmailClient.is_sync_enabled, EmailClient.imap_host.is_not(None), due)
         return list(self.session.scalars(statement.order_by(EmailClient.last_sync_at).limit(limit)))
+
+    def begin_sync(self, client_id: str, run_id: str) -> bool:
+        """Takes the account for a run. False while another run, still STARTED, has it: two syncs would undo each other's work."""
+        holder_runs = exists().where(TaskRun.id == EmailClient.syncing_run_id, TaskRun.state == State.STARTED)
+        taken = self.session.execute(
+            update(EmailClient)
+            .where(
+                self.owns(EmailClient),
+                EmailClient.id == client_id,
+                or_(EmailClient.syncing_run_id.is_(None), EmailClient.syncing_run_id == run_id, ~holder_runs),
+            )
+            .values(syncing_run_id=run_id)
+            .returning(EmailClient.id)
+        )
+        return taken.scalar() is not None
+
+    def end_sync(self, client_id: str, run_id: str) -> None:
+        """Gives the account back."""
+        mine = update(EmailClient).where(self.owns(EmailClient), EmailClient.id == client_id, EmailClient.syncing_run_id == run_id)
+        self.session.execute(mine.values(syncing_run_id=None))
 
     def synced(self, client_id: str) -> None:
         """A sync went through: the account is well."""

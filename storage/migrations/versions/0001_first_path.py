@@ -204,6 +204,7 @@ def create_tables() -> None:
         sa.Column("sync_interval", sa.Integer(), nullable=False),
         sa.Column("last_sync_at", UtcDateTime(), nullable=True),
         sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("syncing_run_id", Id, nullable=True),
         sa.Column("refused_logins", sa.Integer(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(

@@ -1,0 +1,277 @@
+"""The commands that judge the code: `check` (a minute), `test` (everything, with real servers), `lock` (the dependency locks)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.errors import MailroomError
+
+ROOT = Path(__file__).resolve().parent.parent
+LINE_COVERAGE = {  # per cent, for every package of the house
+    "core": 90,
+    "mail": 90,
+    "files": 90,
+    "storage": 90,
+    "brokers": 90,
+    "runs": 90,
+    "scheduler": 90,
+    "actors": 90,
+    "api": 90,
+    "cli": 90,
+    "demo": 90,
+}
+SERVERS = {  # Debian package: the file that shows it is there
+    "rabbitmq-server": "usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server",
+    "redis-server": "usr/bin/redis-server",
+    "postgresql": "usr/lib/postgresql/*/bin/postgres",
+    "dovecot-imapd": "usr/lib/dovecot/imap",
+    "dovecot-pop3d": "usr/lib/dovecot/pop3",
+    "chromium": "usr/bin/chromium",
+}
+POLICY = Path("/usr/sbin/policy-rc.d")
+LOCK_OPTIONS = (
+    "--quiet",
+    "--generate-hashes",
+    "--strip-extras",
+    "--no-header",
+    "--no-emit-index-url",
+    "--no-emit-trusted-host",
+    "--no-emit-find-links",
+)
+
+InstallOption = Annotated[bool, typer.Option("--install", help="Install missing servers from Debian's packages (root); skip nothing.")]
+
+
+class QualityError(MailroomError):
+    """A check or a test failed; what it said is above the sentence."""
+
+    code = "quality"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tool and its arguments; it passes with exit code 0."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def tool(name: str, *args: str) -> tuple[str, ...]:
+    """A tool of this environment, whatever PATH says."""
+    return (str(Path(sys.executable).parent / name), *args)
+
+
+def pytest_command(*args: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pytest", *args)
+
+
+STATIC_STEPS = (  # the slowest first: two run at a time
+    Step("mypy --strict", tool("mypy", "--strict", ".")),
+    Step("ruff check", tool("ruff", "check", ".")),
+    Step("ruff format", tool("ruff", "format", "--check", ".")),
+    Step("import-linter", tool("lint-imports")),
+)
+UNIT_TESTS = Step("unit tests", pytest_command("-q", "tests/unit"))
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(check)
+    app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run_tests)
+    app.command()(lock)
+
+
+def check() -> None:
+    """Ruff, mypy --strict, import-linter and the unit tests, in under a minute."""
+    run_steps((STATIC_STEPS[0], UNIT_TESTS, *STATIC_STEPS[1:]))
+
+
+def run_tests(context: typer.Context, install: InstallOption = False) -> None:
+    """The static checks, then all tests against the real servers. Other arguments go to pytest, which then runs alone.
+
+    With --install nothing may be skipped, and every package must reach its line coverage.
+    """
+    chosen = list(context.args)
+    if install:
+        install_servers()
+    if not chosen:
+        run_steps(STATIC_STEPS)
+    measured = install and not chosen
+    with coverage_started(wanted=measured):
+        closing_line = run_pytest([*(["--require-all"] if install else []), *chosen])
+    if measured:
+        judge(line_coverage())
+        say(closing_line)
+
+
+def lock() -> None:
+    """Re-make both lock files from pyproject.toml, keeping every version that still fits."""
+    targets: dict[str, tuple[str, ...]] = {
+        "requirements.lock": ("--extra=demo",),
+        "requirements-dev.lock": ("--extra=demo", "--extra=dev", "--constraint=requirements.lock"),
+    }
+    for output, extras in targets.items():
+        run_step(Step(output, tool("pip-compile", *LOCK_OPTIONS, *extras, f"--output-file={output}", "pyproject.toml")))
+
+
+def run_steps(steps: Sequence[Step]) -> None:
+    """Run all of them, two at a time, so that one call shows every problem."""
+    failed = []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for done in as_completed([pool.submit(outcome_of, step) for step in steps]):
+            step, seconds, output = done.result()
+            report(step, seconds, output)
+            if output is not None:
+                failed.append(step.name)
+    if failed:
+        raise QualityError(f"failed: {', '.join(failed)}")
+
+
+def run_step(step: Step) -> None:
+    run_steps([step])
+
+
+def outcome_of(step: Step) -> tuple[Step, float, str | None]:
+    """The step, its seconds, and what it said when it failed."""
+    began = time.monotonic()
+    code, output = run(step.command)
+    return step, time.monotonic() - began, output if code else None
+
+
+def run(command: Sequence[str], **environment: str) -> tuple[int, str]:
+    """Exit code and output of one tool, with additions to its environment."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError:
+        return 127, f"{command[0]} is not installed"
+    return done.returncode, done.stdout
+
+
+def report(step: Step, seconds: float, output: str | None) -> None:
+    say(f"{'ok' if output is None else 'FAILED':<7}{step.name:<24}{seconds:5.1f} s")
+    if output is not None:
+        say(output.rstrip())
+
+
+def run_pytest(args: Sequence[str]) -> str:
+    """Run pytest with its output passed on; its closing line, without the frame."""
+    closing = ""
+    command = pytest_command(*args)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:  # noqa: S603
+        assert process.stdout is not None
+        for line in process.stdout:
+            closing = line.strip(" =\n") or closing
+            say(line.rstrip("\n"))
+    if process.returncode < 0:
+        raise QualityError(f"pytest was ended by signal {-process.returncode}")
+    if process.returncode:
+        raise QualityError(f"pytest: {closing}")
+    return closing
+
+
+@contextmanager
+def coverage_started(*, wanted: bool) -> Iterator[None]:
+    """Measure every Python process started inside: coverage starts itself wherever it finds COVERAGE_PROCESS_START."""
+    if not wanted:
+        yield
+        return
+    run(tool("coverage", "erase"))
+    measured = {"COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml"), "COVERAGE_FILE": str(ROOT / ".coverage")}
+    os.environ.update(measured)
+    try:
+        yield
+    finally:
+        for name in measured:
+            del os.environ[name]
+
+
+def line_coverage() -> dict[str, tuple[int, int]]:
+    """Covered and countable lines of every package, from the processes' data files."""
+    report_file = ROOT / ".coverage.json"
+    for command in (tool("coverage", "combine", "--quiet"), tool("coverage", "json", "--quiet", "-o", str(report_file))):
+        code, output = run(command)
+        if code:
+            raise QualityError(f"coverage could not be read: {output.strip()}")
+    answer = json.loads(report_file.read_text())
+    report_file.unlink()
+    return lines_by_package(answer)
+
+
+def lines_by_package(answer: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> dict[str, tuple[int, int]]:
+    """The sums of coverage's JSON report by top-level folder; a package without a line counts as covered."""
+    lines = dict.fromkeys(LINE_COVERAGE, (0, 0))
+    for path, file in answer["files"].items():
+        package = Path(path).parts[0]
+        if package in lines:
+            covered, countable = lines[package]
+            lines[package] = (covered + file["summary"]["covered_lines"], countable + file["summary"]["num_statements"])
+    return lines
+
+
+def judge(lines: Mapping[str, tuple[int, int]]) -> None:
+    """Print the table; fail for the packages that are below their mark."""
+    total = (sum(covered for covered, _ in lines.values()), sum(countable for _, countable in lines.values()))
+    say("line coverage")
+    short = []
+    for package, (covered, countable) in [*lines.items(), ("total", total)]:
+        percent = 100.0 * covered / countable if countable else 100.0
+        say(f"  {package:<12}{covered:>6} of {countable:>6} lines {percent:6.1f} %")
+        if percent < LINE_COVERAGE.get(package, 0):
+            short.append(f"{package}/ has {percent:.1f} % of its lines covered and needs {LINE_COVERAGE[package]} %")
+    if short:
+        raise QualityError("; ".join(short))
+
+
+def install_servers() -> None:
+    """Install the servers that are missing, and start none of them: the tests run private ones."""
+    missing = [package for package, file in SERVERS.items() if not any(Path("/").glob(file))]
+    if not missing:
+        return
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    if os.geteuid() != 0:
+        raise QualityError(f"only root can install the missing servers; run: sudo {' '.join(command)}")
+    say(f"installing {' '.join(missing)}")
+    with no_service_starts():
+        for words in (["apt-get", "update"], command):
+            code, output = run(words, DEBIAN_FRONTEND="noninteractive")
+            if code:
+                say(output[-3000:].rstrip())
+                raise QualityError(f"{' '.join(words)} failed; install by hand: {', '.join(missing)}")
+
+
+@contextmanager
+def no_service_starts() -> Iterator[None]:
+    """Debian asks policy-rc.d before a package starts its service; 101 forbids it. An existing policy stays."""
+    ours = not POLICY.exists()
+    if ours:
+        POLICY.write_text("#!/bin/sh\nexit 101\n")
+        POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        if ours:
+            POLICY.unlink(missing_ok=True)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,153 @@
+"""Keeps a set of processes alive: starts them in order, restarts each on its own with back-off, stops them in the reverse order.
+
+A child that dies takes no other with it. Children are told by the kernel (PR_SET_PDEATHSIG) when the supervisor itself is killed,
+so that nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.logging import get_logger
+from core.settings import ROOT
+
+log = get_logger(__name__)
+POLL_SECONDS = 0.1
+FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
+STEADY_SECONDS = 30.0
+PR_SET_PDEATHSIG = 1
+_prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)  # Linux only; elsewhere the supervisor's own TERM has to do
+
+
+@dataclass
+class Child:
+    """One supervised process. `log` is where its output goes (None: with ours); `grace` how long TERM may take, in seconds."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path | None = None
+    grace: float = 10.0
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    restarts: int = 0
+    backoff: float = FIRST_BACKOFF
+    due_at: float = field(default=0.0)
+
+    def spawn(self) -> None:
+        """Starts the process."""
+        output = self.log.open("ab") if self.log is not None else None
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            if _prctl is not None:
+                _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+                if os.getppid() != parent:  # it died before we asked
+                    os._exit(1)
+
+        try:
+            self.process = subprocess.Popen(  # noqa: S603  (our own commands)
+                self.command,
+                cwd=ROOT,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output or sys.stderr,
+                stderr=output or sys.stderr,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  (a system call and a comparison; no lock is taken)
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops in order
+            )
+        finally:
+            if output is not None:
+                output.close()
+        self.started_at = time.monotonic()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """TERM, and KILL when the grace is over."""
+        if self.process is None:
+            return
+        if self.is_alive:
+            self.process.terminate()
+        try:
+            self.process.wait(self.grace)
+        except subprocess.TimeoutExpired:
+            log.warning("child_killed", child=self.name, grace=self.grace)
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+
+class Supervisor:
+    """The children in the order of their start."""
+
+    def __init__(self, children: Sequence[Child]) -> None:
+        self.children = list(children)
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Starts all of them."""
+        for child in self.children:
+            child.spawn()
+
+    def run(self, on_poll: Callable[[], None] | None = None) -> None:
+        """Watches until `stop_soon`, then stops all. Raises nothing a child does."""
+        try:
+            while not self._stopping.wait(POLL_SECONDS):
+                self.poll()
+                if on_poll is not None:
+                    on_poll()
+        finally:
+            self.stop()
+
+    def poll(self) -> None:
+        """Restarts what has ended and is due."""
+        for child in self.children:
+            if child.is_alive:
+                if child.restarts and time.monotonic() - child.started_at > STEADY_SECONDS:
+                    child.restarts, child.backoff = 0, FIRST_BACKOFF
+            elif child.due_at == 0.0:
+                self._schedule_restart(child)
+            elif time.monotonic() >= child.due_at:
+                child.due_at = 0.0
+                child.spawn()
+
+    def stop_soon(self) -> None:
+        """Ends `run`; callable from a signal handler."""
+        self._stopping.set()
+
+    def stop(self) -> None:
+        """Stops the children, the last started first. Equals (the worker processes) are told together."""
+        self._stopping.set()
+        for child in reversed(self.children):
+            if child.is_alive and child.process is not None and child.name.startswith("worker"):
+                child.process.terminate()
+        for child in reversed(self.children):
+            child.stop()
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT stop in order; a second one is no reason to leave children behind."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: self.stop_soon())
+
+    @staticmethod
+    def _schedule_restart(child: Child) -> None:
+        code = child.process.returncode if child.process is not None else None
+        is_planned = code == 0
+        log.log(20 if is_planned else 40, "child_ended", child=child.name, exit_code=code, restart_in=0.0 if is_planned else child.backoff)
+        child.due_at = time.monotonic() + (0.0 if is_planned else child.backoff)
+        if not is_planned:
+            child.restarts += 1
+            child.backoff = min(MAX_BACKOFF, child.backoff * 2)

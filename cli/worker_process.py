@@ -1,0 +1,38 @@
+"""One worker process: `python -m cli.worker_process`. Started by `./manage.py worker`, which keeps it alive."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+
+from cli.processes import split_queues, start_logging, wait_for_signal
+from core.settings import get_settings
+
+
+def main() -> int:
+    """Runs until SIGTERM; then finishes or hands back every run within STOP_GRACE."""
+    settings = get_settings()
+    parser = argparse.ArgumentParser(prog="worker")
+    parser.add_argument("--threads", type=int, default=settings.worker_threads)
+    parser.add_argument("--queues", action="append", default=[])
+    options = parser.parse_args()
+    start_logging(settings)
+
+    import dramatiq
+
+    import actors
+
+    worker = dramatiq.Worker(actors.broker, queues=split_queues(options.queues), worker_threads=options.threads)
+    worker.start()
+    gc.freeze()  # what was imported stays: later collections need not look at it
+    wait_for_signal()
+    worker.stop(timeout=int(settings.stop_grace * 1000))
+    actors.broker.close()
+    sys.stderr.flush()
+    os._exit(0)  # a thread that did not end in time was handed back; the interpreter would wait for nothing else
+
+
+if __name__ == "__main__":
+    sys.exit(main())

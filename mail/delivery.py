@@ -1,0 +1,79 @@
+"""Delivering one mail: who got it, who never will, and who may later. Knows no protocol; a transport hands it replies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from core.errors import InvalidInputError
+from mail.replies import SmtpReply, refusal_sentence
+
+
+@dataclass(frozen=True, slots=True)
+class SendReport:
+    """What a transport did with a mail: the recipients it was delivered for, the refused ones with their replies, the final reply."""
+
+    accepted: list[str]
+    refused: Mapping[str, SmtpReply]
+    reply: SmtpReply | None
+
+
+class Transport(Protocol):
+    """A way to hand over a mail (`smtp.SmtpTransport`, `fake.FakeTransport`)."""
+
+    def send(self, sender: str, recipients: Sequence[str], raw: bytes, before_final_dot: Callable[[], None]) -> SendReport:
+        """Hands the mail over; see `SmtpTransport.send` for what it promises and raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One recipient who did not get the mail. `code` is the SMTP reply code, `reason` a sentence without the address."""
+
+    address: str
+    code: int
+    permanent: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryOutcome:
+    """How one try ended. `retry_after` (seconds) is set when somebody was refused for now only; ask again for those alone."""
+
+    accepted: list[str]
+    refused: list[Refusal]
+    retry_after: float | None
+    reply_code: int | None
+
+    @property
+    def deferred(self) -> list[str]:
+        """Those to try again."""
+        return [refusal.address for refusal in self.refused if not refusal.permanent]
+
+    @property
+    def bounced(self) -> list[str]:
+        """Those who will never get it."""
+        return [refusal.address for refusal in self.refused if refusal.permanent]
+
+
+def deliver(
+    raw: bytes, *, sender: str, recipients: Sequence[str], via: Transport, before_final_dot: Callable[[], None] = lambda: None
+) -> DeliveryOutcome:
+    """Hands the mail to the transport for all recipients, each once. Refused ones stand in the outcome, even if it is all of them.
+
+    `before_final_dot` is called at the point of no return, not at all when nobody is accepted; if it raises, nothing was sent.
+    Raises what stops the mail for everybody: SenderRejected, MessageRejected, AuthenticationRefused (permanent); Greylisted,
+    ConnectionFailed, ServerUnavailable (transient, surely not delivered); DeliveryUncertain (nobody knows).
+    """
+    unique = list(dict.fromkeys(recipients))
+    if not unique:
+        raise InvalidInputError("A mail needs at least one recipient.")
+    report = via.send(sender, unique, raw, before_final_dot)
+    refused = [
+        Refusal(address, reply.code, reply.is_permanent, refusal_sentence(reply, "recipient", where="The mail server"))
+        for address, reply in report.refused.items()
+    ]
+    waits = [report.refused[refusal.address].retry_after for refusal in refused if not refusal.permanent]
+    code = report.reply.code if report.reply else (refused[0].code if refused else None)
+    return DeliveryOutcome(report.accepted, refused, max(waits, default=None), code)

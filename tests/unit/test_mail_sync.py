@@ -1,0 +1,267 @@
+"""The sync ladder against a mailbox in memory: what is asked, what is yielded, and which cursor goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import pytest
+
+from core.errors import TransientError
+from mail.errors import FolderMissing
+from mail.fake import FakeMailbox
+from mail.imap_reader import MAX_LITERAL
+from mail.mailbox import Flags, Span, UidRanges
+from mail.sync import FolderCursor, KnownFolder, SyncBatch, plan_spans, sync_mailbox
+
+
+class Store:
+    """What a database would keep of every folder."""
+
+    def __init__(self) -> None:
+        self.flags: dict[str, dict[int, Flags]] = {}
+        self.cursors: dict[str, FolderCursor] = {}
+        self.flags_were_read = False
+
+    def known(self) -> Mapping[str, KnownFolder]:
+        return {name: KnownFolder(name, self.cursors.get(name), partial(self._read, name), len(self.flags[name])) for name in self.flags}
+
+    def save(self, batch: SyncBatch) -> None:
+        flags = self.flags.setdefault(batch.folder.name, {})
+        if batch.is_reset:
+            flags.clear()
+        flags.update({message.uid: message.flags for message in batch.new})
+        flags.update({change.uid: change.flags for change in batch.changed if change.uid in flags})
+        for uid in batch.gone:
+            flags.pop(uid, None)
+        self.cursors[batch.folder.name] = batch.cursor
+
+    def sync(self, mailbox: FakeMailbox, **options: object) -> list[SyncBatch]:
+        mailbox.commands.clear()
+        self.flags_were_read = False
+        batches = []
+        for batch in sync_mailbox(mailbox, self.known(), **options):  # type: ignore[arg-type]
+            self.save(batch)
+            batches.append(batch)
+        return batches
+
+    def _read(self, name: str) -> Mapping[int, Flags]:
+        self.flags_were_read = True
+        return dict(self.flags[name])
+
+
+def message(number: int) -> bytes:
+    return f"Message-ID: <{number}@x.test>\r\nSubject: number {number}\r\n\r\nbody".encode()
+
+
+def filled(count: int, *, condstore: bool = True) -> FakeMailbox:
+    mailbox = FakeMailbox(condstore=condstore)
+    for number in range(1, count + 1):
+        mailbox.append(message(number))
+    return mailbox
+
+
+def asked(mailbox: FakeMailbox) -> list[str]:
+    return [command for command, _ in mailbox.commands]
+
+
+both_kinds = pytest.mark.parametrize("condstore", [True, False], ids=["condstore", "plain"])
+
+
+@both_kinds
+def test_a_first_sync_yields_everything_in_order_and_parsed(condstore: bool) -> None:
+    batches = Store().sync(filled(5, condstore=condstore), batch_size=2)
+    assert [[each.uid for each in batch.new] for batch in batches] == [[1, 2], [3, 4], [5]]
+    assert batches[0].new[0].parsed.subject == "number 1"
+    assert [(batch.done, batch.total) for batch in batches] == [(2, 5), (4, 5), (5, 5)]
+    assert not any(batch.is_reset for batch in batches)
+
+
+def test_a_folder_without_changes_is_not_opened() -> None:
+    mailbox, store = filled(3), Store()
+    store.sync(mailbox)
+    assert store.sync(mailbox) == []
+    assert asked(mailbox) == ["list_folders", "states"]
+
+
+def test_without_change_numbers_flags_are_compared_and_no_body_is_fetched() -> None:
+    mailbox, store = filled(3, condstore=False), Store()
+    store.sync(mailbox)
+    mailbox.set_flags(2, "\\Seen")
+    [batch] = store.sync(mailbox)
+    assert [(change.uid, change.flags) for change in batch.changed] == [(2, frozenset({"\\Seen"}))]
+    assert "fetch" not in asked(mailbox)
+
+
+def test_an_empty_folder_without_change_numbers_is_opened_once() -> None:
+    mailbox, store = FakeMailbox(condstore=False), Store()
+    assert len(store.sync(mailbox)) == 1
+    assert store.sync(mailbox) == []
+
+
+@both_kinds
+def test_new_changed_and_vanished_messages_are_each_yielded_once(condstore: bool) -> None:
+    mailbox, store = filled(4, condstore=condstore), Store()
+    store.sync(mailbox)
+    mailbox.append(message(5))
+    mailbox.set_flags(2, "\\Flagged")
+    mailbox.expunge(3)
+    changes, news = store.sync(mailbox)
+    assert ([each.uid for each in changes.changed], changes.gone, [each.uid for each in news.new]) == ([2], [3], [5])
+    assert store.flags["INBOX"] == {1: set(), 2: {"\\Flagged"}, 4: set(), 5: set()}
+
+
+def test_change_numbers_spare_reading_the_stored_flags_when_nothing_vanished() -> None:
+    mailbox, store = filled(3), Store()
+    store.sync(mailbox)
+    mailbox.append(message(4))
+    mailbox.set_flags(1, "\\Seen")
+    store.sync(mailbox)
+    assert not store.flags_were_read
+    assert "present" not in asked(mailbox)
+
+
+def test_only_the_last_batch_of_a_folder_carries_the_new_change_number() -> None:
+    mailbox, store = filled(2), Store()
+    store.sync(mailbox)
+    before = store.cursors["INBOX"].highest_modseq
+    for number in range(3, 7):
+        mailbox.append(message(number))
+    mailbox.set_flags(1, "\\Seen")
+    batches = store.sync(mailbox, batch_size=2)
+    assert [batch.cursor.uid_next for batch in batches] == [3, 5, 7]
+    assert [batch.cursor.highest_modseq == before for batch in batches] == [True, True, False]
+
+
+def test_a_first_sync_promises_no_change_number_before_its_last_batch() -> None:
+    batches = Store().sync(filled(3), batch_size=2)
+    assert [batch.cursor.highest_modseq is None for batch in batches] == [True, False]
+
+
+@both_kinds
+@pytest.mark.parametrize("whole_batches", [0, 1, 2])
+def test_after_a_lost_connection_the_next_sync_ends_with_everything(condstore: bool, whole_batches: int) -> None:
+    mailbox, store = filled(6, condstore=condstore), Store()
+    mailbox.lose_connection_after = whole_batches
+    with pytest.raises(TransientError):
+        store.sync(mailbox, batch_size=2)
+    mailbox.lose_connection_after = None
+    stored = set(store.flags.get("INBOX", {}))
+    assert len(stored) == whole_batches * 2
+    mailbox.set_flags(1, "\\Seen")
+    mailbox.expunge(2)
+    batches = store.sync(mailbox, batch_size=2)
+    assert not stored & {each.uid for batch in batches for each in batch.new}
+    assert store.flags["INBOX"] == {1: {"\\Seen"}, 3: set(), 4: set(), 5: set(), 6: set()}
+
+
+@both_kinds
+def test_what_happens_during_a_sync_is_seen_by_the_next(condstore: bool) -> None:
+    mailbox, store = filled(4, condstore=condstore), Store()
+
+    def somebody_else() -> None:
+        mailbox.during_fetch = None
+        mailbox.append(message(5))
+        mailbox.set_flags(1, "\\Seen")
+        mailbox.expunge(4)
+
+    mailbox.during_fetch = somebody_else
+    store.sync(mailbox, batch_size=3)
+    store.sync(mailbox)
+    assert store.flags["INBOX"] == {1: {"\\Seen"}, 2: set(), 3: set(), 5: set()}
+
+
+@both_kinds
+def test_another_uidvalidity_starts_again_and_says_so_once(condstore: bool) -> None:
+    mailbox, store = filled(3, condstore=condstore), Store()
+    store.sync(mailbox)
+    mailbox.change_uid_validity()
+    batches = store.sync(mailbox, batch_size=2)
+    assert [(batch.is_reset, len(batch.new)) for batch in batches] == [(True, 2), (False, 1)]
+    assert not store.flags_were_read
+
+
+def test_a_smaller_uidvalidity_is_another_one_too() -> None:
+    mailbox, store = filled(1), Store()
+    store.sync(mailbox)
+    store.cursors["INBOX"] = FolderCursor(99, 2, store.cursors["INBOX"].highest_modseq)
+    assert store.sync(mailbox)[0].is_reset
+
+
+def test_uids_that_fell_back_are_a_reset() -> None:
+    mailbox, store = filled(1), Store()
+    store.sync(mailbox)
+    store.cursors["INBOX"] = FolderCursor(1, 50, store.cursors["INBOX"].highest_modseq)
+    assert store.sync(mailbox)[0].is_reset
+
+
+def test_a_reset_folder_that_is_empty_now_is_still_reset() -> None:
+    mailbox, store = filled(1), Store()
+    store.sync(mailbox)
+    mailbox.expunge(1)
+    mailbox.change_uid_validity()
+    [batch] = store.sync(mailbox)
+    assert batch.is_reset
+    assert store.flags["INBOX"] == {}
+
+
+def test_a_full_sync_fetches_all_again_and_drops_what_is_gone() -> None:
+    mailbox, store = filled(3), Store()
+    store.sync(mailbox)
+    mailbox.expunge(2)
+    batches = store.sync(mailbox, full=True)
+    assert [each.uid for batch in batches for each in batch.new] == [1, 3]
+    assert [uid for batch in batches for uid in batch.gone] == [2]
+
+
+def test_one_folder_can_be_asked_for() -> None:
+    mailbox = filled(1)
+    mailbox.add_folder("Sent", role="sent")
+    mailbox.append(message(1), folder="Sent")
+    assert [batch.folder.name for batch in Store().sync(mailbox, folder="Sent")] == ["Sent"]
+
+
+def test_a_folder_that_is_not_there_is_missing() -> None:
+    with pytest.raises(FolderMissing):
+        Store().sync(FakeMailbox(), folder="Nowhere")
+
+
+def test_folders_that_only_hold_others_are_passed_over() -> None:
+    mailbox = FakeMailbox()
+    mailbox.add_folder("Archive", selectable=False)
+    assert [batch.folder.name for batch in Store().sync(mailbox)] == ["INBOX"]
+
+
+def test_a_folder_that_vanishes_meanwhile_does_not_stop_the_others() -> None:
+    mailbox = FakeMailbox()
+    mailbox.add_folder("Gone")
+    mailbox.add_folder("Kept")
+    folders = mailbox.list_folders()
+    mailbox.remove_folder("Gone")
+    assert [batch.folder.name for batch in sync_mailbox(mailbox, {}, folders=folders)] == ["INBOX", "Kept"]
+    with pytest.raises(FolderMissing):
+        list(sync_mailbox(mailbox, {}, folders=folders, folder="Gone"))
+
+
+def test_a_message_too_large_for_memory_comes_as_its_header() -> None:
+    mailbox = FakeMailbox()
+    mailbox.append(message(1))
+    mailbox.append(message(2), size=MAX_LITERAL + 1)
+    mailbox.append(message(3))
+    batches = Store().sync(mailbox)
+    assert [[each.uid for each in batch.new] for batch in batches] == [[1], [2], [3]]
+    large = batches[1].new[0]
+    assert (large.parsed.subject, large.parsed.text, large.parsed.size) == ("number 2", "", MAX_LITERAL + 1)
+    assert "oversized" in large.parsed.defects
+
+
+def test_spans_are_bounded_by_count_and_by_bytes() -> None:
+    assert plan_spans([(1, 1), (5, 1), (9, 1)], batch_size=2) == [Span(1, 5), Span(9, 9)]
+    assert plan_spans([(1, 60), (2, 60), (3, 10)], batch_size=9, max_bytes=100) == [Span(1, 1), Span(2, 3)]
+    assert plan_spans([], batch_size=9) == []
+
+
+def test_ranges_of_uids_are_never_expanded() -> None:
+    ranges = UidRanges([(7, 7), (1, 3), (4_000_000_000, 10)])
+    assert [uid for uid in range(12) if uid in ranges] == [1, 2, 3, 7, 10, 11]
+    assert "7" not in ranges
