@@ -1,0 +1,1 @@
+"""What happens to files: thumbnails, retention. Knows no queue and no database."""

@@ -12,7 +12,7 @@ from sqlalchemy.sql.expression import FunctionElement
 
 from storage.types import UtcDateTime
 
-SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f"
+SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f000"  # six decimals, as bound values have: they are compared as text
 
 
 class db_now(FunctionElement[datetime]):  # noqa: N801  (reads as the SQL function it is)
