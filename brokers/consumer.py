@@ -45,6 +45,9 @@ class BrokerConsumer(Protocol):
     def pause(self) -> None:
         """No new deliveries from now on; those under way may still come."""
 
+    def resume(self) -> None:
+        """Deliveries again, after a pause."""
+
     def stop(self) -> None:
         """Sends what is still to be settled and closes. What was not settled, the broker delivers to somebody else."""
 

@@ -149,6 +149,10 @@ class RedisConsumer(threading.Thread):
         """See BrokerConsumer."""
         self._paused.set()
 
+    def resume(self) -> None:
+        """See BrokerConsumer."""
+        self._paused.clear()
+
     def stop(self) -> None:
         """See BrokerConsumer."""
         self._stopping.set()

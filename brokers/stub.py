@@ -92,6 +92,10 @@ class StubConsumer(threading.Thread):
         """See BrokerConsumer."""
         self._paused.set()
 
+    def resume(self) -> None:
+        """See BrokerConsumer."""
+        self._paused.clear()
+
     def stop(self) -> None:
         """See BrokerConsumer."""
         self._stopping.set()

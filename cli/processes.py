@@ -5,11 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from core.errors import ConfigurationError, UnavailableError
 from core.logging import configure_logging, get_logger
-from core.settings import Settings
+from core.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.orm import Session
 
 log = get_logger(__name__)
 PYTHON = sys.executable
@@ -33,25 +39,42 @@ def check_before_start(settings: Settings) -> None:
 
 def check_database(settings: Settings) -> None:
     """The schema must be the code's; and on PostgreSQL the role must not walk through row-level security."""
-    from sqlalchemy.exc import SQLAlchemyError
-
     from storage.engine import make_engine
-    from storage.migrations import current_and_newest
     from storage.postgres import bypasses_row_level_security
 
     engine = make_engine(settings.database)
     try:
-        current, newest = current_and_newest(engine)
+        current, newest = schema_of(engine)
         if engine.dialect.name == "postgresql":
             with engine.connect() as connection:
                 if bypasses_row_level_security(connection):
                     log.warning("database_role_bypasses_row_level_security", advice="use a role that is NOSUPERUSER NOBYPASSRLS")
-    except SQLAlchemyError:
-        raise UnavailableError("DATABASE_URL: the database cannot be reached.") from None
     finally:
         engine.dispose()
     if current != newest:
         raise ConfigurationError("The database's schema is not this version's; run ./manage.py db migrate.")
+
+
+def schema_of(engine: Engine) -> tuple[str | None, str | None]:
+    """The database's revision and the code's. Raises UnavailableError when it cannot be reached."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from storage.migrations import current_and_newest
+
+    try:
+        return current_and_newest(engine)
+    except SQLAlchemyError:
+        raise UnavailableError("DATABASE_URL: the database cannot be reached.") from None
+
+
+@contextmanager
+def checked_session() -> Iterator[Session]:
+    """A transaction of the system for a command, once the database is known to be there and of this version."""
+    from storage.engine import session_scope
+
+    check_database(get_settings())
+    with session_scope(system=True) as session:
+        yield session
 
 
 def start_logging(settings: Settings) -> None:

@@ -78,10 +78,9 @@ def _run(show: Show, *, once: bool) -> int:
     if port != configured.api_port:
         show.line("·", f"port {configured.api_port} is in use; taking {port}", typer.colors.YELLOW)
 
-    children = stack(settings, changes)
-    broker, processes = children[0], children[1:]
+    children = {child.name: child for child in stack(settings, changes)}
     mail = DemoServers(settings.data_dir / "demo-mail.json", log=settings.data_dir / "logs" / "demo-mail.log")
-    supervisor = Supervisor([broker])
+    supervisor = Supervisor([children.pop("valkey"), children.pop("api")])  # the API takes longest to start and needs nothing yet
     try:
         supervisor.start()
         mail.start()
@@ -89,7 +88,7 @@ def _run(show: Show, *, once: bool) -> int:
         show.step(f"Valkey {wait_for_valkey(settings)} (unix socket, append-only file)")
         keys, clients = _prepare_database(settings, mail)
         show.step(f"SQLite database and tenants acme, globex in {settings.data_dir.name}/")
-        for child in processes:
+        for child in children.values():
             child.spawn()
             supervisor.children.append(child)
         url = f"http://127.0.0.1:{port}"
@@ -172,11 +171,15 @@ def _sentence(ended: Any) -> str:
         return f"{prefix}: {run['error']['message']}"
     result = run["result"]
     if "messages_synced" in result:
-        what = f"{result['messages_synced']} new messages"
+        what = _counted(result["messages_synced"], "new message")
     else:
-        what = f"accepted for {result['recipients_sent']} recipient"
+        what = f"accepted for {_counted(result['recipients_sent'], 'recipient')}"
     tries = len(run["attempts"])
     return f"{prefix}: {what}{f', at attempt {tries}' if tries > 1 else ''} ({ended.seconds:.1f} s)"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _verdict(show: Show, wrong: list[str]) -> int:

@@ -91,11 +91,12 @@ def api() -> None:
 
 def migrate() -> None:
     """Bring the database to this version's schema; harmless when it is."""
+    from cli.processes import schema_of
     from storage.engine import make_engine
-    from storage.migrations import current_and_newest, upgrade
+    from storage.migrations import upgrade
 
     engine = make_engine(get_settings().database)
-    before, newest = current_and_newest(engine)
+    before, newest = schema_of(engine)
     upgrade(engine)
     engine.dispose()
     message = "already there" if before == newest else f"from {before or 'an empty database'}"

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cli.processes import checked_session
+
 tenant_commands = typer.Typer(help="Tenants.", no_args_is_help=True)
 key_commands = typer.Typer(help="API keys.", no_args_is_help=True)
 
@@ -25,10 +27,9 @@ def create_tenant(
     name: str, user: Annotated[list[str] | None, typer.Option("--user", help="Also make a user of this name; may be repeated.")] = None
 ) -> None:
     """Make a tenant; prints its id."""
-    from storage.engine import session_scope
     from storage.repositories.tenants import Tenants
 
-    with session_scope(system=True) as session:
+    with checked_session() as session:
         tenant = Tenants(session).create(name)
         for user_name in user or []:
             Tenants(session).add_user(tenant.id, user_name)
@@ -37,10 +38,9 @@ def create_tenant(
 
 def list_tenants(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
     """List the tenants."""
-    from storage.engine import session_scope
     from storage.repositories.tenants import Tenants
 
-    with session_scope(system=True) as session:
+    with checked_session() as session:
         for tenant in Tenants(session).all():
             print(
                 json.dumps({"id": tenant.id, "name": tenant.name, "isActive": tenant.is_active})
@@ -59,12 +59,11 @@ def create_key(
     """Make an API key; it is printed once and cannot be shown again."""
     from core.errors import InvalidInputError
     from core.tenancy import SYSTEM_TENANT
-    from storage.engine import session_scope
     from storage.repositories.tenants import ApiKeys, Tenants
 
     if admin == (tenant is not None):
         raise InvalidInputError("Name the tenant the key is for, or give --admin for a key for all of them.")
-    with session_scope(system=True) as session:
+    with checked_session() as session:
         tenants = Tenants(session)
         tenant_id = SYSTEM_TENANT if tenant is None else tenants.find(tenant).id
         user_id = tenants.user(tenant_id, user).id if user is not None else None
@@ -74,8 +73,7 @@ def create_key(
 
 def revoke_key(key_id: Annotated[str, typer.Argument(help="The 12 characters after mr_.")]) -> None:
     """End an API key and the dashboard sessions opened with it."""
-    from storage.engine import session_scope
     from storage.repositories.tenants import ApiKeys
 
-    with session_scope(system=True) as session:
+    with checked_session() as session:
         ApiKeys(session).revoke(key_id.removeprefix("mr_").split("_", 1)[0])

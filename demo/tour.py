@@ -17,8 +17,9 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One run of the tour: what is asked for, and how it has to end."""
+    """One run of the tour: what is asked for, after which other step, and how it has to end."""
 
+    name: str
     tenant: str
     title: str
     path: str
@@ -26,6 +27,8 @@ class Step:
     state: str
     attempts: int = 1
     error_type: str | None = None
+    messages: int = 0
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,80 +48,82 @@ class Ended:
             self.run["state"] == self.step.state
             and tried >= self.step.attempts
             and (self.step.error_type is None or error.get("type") == self.step.error_type)
+            and (self.run["result"] or {}).get("messages_synced", 0) >= self.step.messages
         )
 
 
-def steps(clients: DemoClients, letter: str) -> list[list[Step]]:
-    """The tour in rounds; a round starts when the one before has ended. `letter` makes each tour's mail recognisable."""
+def steps(clients: DemoClients, letter: str) -> list[Step]:
+    """The tour. `letter` makes each tour's mail recognisable."""
     sync = "/api/email/sync"
+
+    def account(client_id: str) -> dict[str, Any]:
+        return {"email_client_id": client_id}
+
     mail = {
-        "email_client_id": clients.acme_support,
+        **account(clients.acme_support),
         "to": ["office@globex.example"],
         "subject": f"Grüße aus dem Garten, {letter}",
         "body_text": "The tulips arrived safely. Thank you!\n",
         "body_html": "<p>The <b>tulips</b> arrived safely. Thank you!</p>",
     }
-    first = [
-        Step("acme", "syncs its support mailbox", sync, {"email_client_id": clients.acme_support}, "SUCCESS"),
-        Step("globex", "syncs its office mailbox", sync, {"email_client_id": clients.globex_office}, "SUCCESS"),
+    wrong = "syncs with a wrong password, which ends as a dead letter"
+    refused = "AuthenticationRefused"
+    return [
+        Step("support", "acme", "syncs its support mailbox", sync, account(clients.acme_support), "SUCCESS"),
+        Step("office", "globex", "syncs its office mailbox", sync, account(clients.globex_office), "SUCCESS"),
         Step(
+            "flaky",
             "acme",
             "syncs a mailbox whose server is away at first",
             sync,
-            {"email_client_id": clients.acme_orders_flaky},
+            account(clients.acme_orders_flaky),
             "SUCCESS",
             attempts=2,
         ),
-        Step("acme", "sends a mail to globex", "/api/email/send", mail, "SUCCESS"),
+        Step("wrong", "globex", wrong, sync, account(clients.globex_sales_wrong_password), "FAILURE", error_type=refused),
+        Step("mail", "acme", "sends a mail to globex", "/api/email/send", mail, "SUCCESS", after="office"),
         Step(
-            "globex",
-            "syncs with a wrong password, which ends as a dead letter",
-            sync,
-            {"email_client_id": clients.globex_sales_wrong_password},
-            "FAILURE",
-            error_type="AuthenticationRefused",
+            "arrival", "globex", "syncs again and finds the mail", sync, account(clients.globex_office), "SUCCESS", messages=1, after="mail"
         ),
     ]
-    arrival = Step("globex", "syncs again and finds the mail from acme", sync, {"email_client_id": clients.globex_office}, "SUCCESS")
-    return [first, [arrival]]
 
 
 class Tour:
-    """Walks the rounds against a running API."""
+    """Walks the steps against a running API."""
 
     def __init__(self, url: str, keys: DemoKeys, clients: DemoClients) -> None:
         self._http = {
             tenant: httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=10)
             for tenant, key in (("acme", keys.acme), ("globex", keys.globex))
         }
-        self._rounds = steps(clients, time.strftime("%H:%M:%S"))
+        self._steps = steps(clients, time.strftime("%H:%M:%S"))
 
     def walk(self, on_change: Callable[[Step, dict[str, Any]], None]) -> Iterator[Ended]:
-        """Yields each run as it ends; `on_change` hears of retries meanwhile."""
-        for batch in self._rounds:
-            yield from self._round(batch, on_change)
+        """Yields each run as it ends, or when it is too late for it; `on_change` hears of retries meanwhile."""
+        to_start = list(self._steps)
+        ended: set[str | None] = {None}
+        under_way: dict[str, tuple[Step, float]] = {}
+        retried: set[str] = set()
+        while to_start or under_way:
+            for step in [step for step in to_start if step.after in ended]:
+                to_start.remove(step)
+                under_way[self._start(step)] = (step, time.monotonic())
+            for run_id, (step, since) in list(under_way.items()):
+                run = self._http[step.tenant].get(f"/api/tasks/{run_id}").raise_for_status().json()
+                seconds = time.monotonic() - since
+                if run["ready"] or seconds > STOP_SECONDS:
+                    del under_way[run_id]
+                    ended.add(step.name)
+                    yield Ended(step, run, seconds)
+                elif run["state"] == "RETRY" and run_id not in retried:
+                    retried.add(run_id)
+                    on_change(step, run)
+            time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
         """Closes the connections."""
         for client in self._http.values():
             client.close()
-
-    def _round(self, batch: list[Step], on_change: Callable[[Step, dict[str, Any]], None]) -> Iterator[Ended]:
-        started = time.monotonic()
-        waiting = [(step, self._start(step)) for step in batch]
-        seen: dict[str, str] = {}
-        while waiting:
-            for entry in list(waiting):
-                step, run_id = entry
-                run = self._http[step.tenant].get(f"/api/tasks/{run_id}").raise_for_status().json()
-                is_late = time.monotonic() - started > STOP_SECONDS
-                if run["ready"] or is_late:
-                    waiting.remove(entry)
-                    yield Ended(step, run, time.monotonic() - started)
-                elif seen.get(run_id) != run["state"] and run["state"] == "RETRY":
-                    on_change(step, run)
-                seen[run_id] = run["state"]
-            time.sleep(POLL_SECONDS)
 
     def _start(self, step: Step) -> str:
         accepted = self._http[step.tenant].post(step.path, json=step.body)

@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 from brokers.consumer import BrokerConsumer, OnDelivery
 from brokers.message import Envelope, MessageEncoder
 from brokers.publisher import MessageSink, Publisher
-from core.errors import MailroomError
+from core.errors import MailroomError, UnavailableError
 from core.logging import get_logger
 from core.tenancy import Identity
 from runs.enqueue import record
@@ -67,9 +67,8 @@ class RunBroker(dramatiq.Broker):
         self._publisher: Publisher | None = None
         self._lock = threading.Lock()
         self._worker: dramatiq.Worker | None = None
-        self._housekeeper: Housekeeper | None = None
+        self._housekeepers: list[Housekeeper] = []
         self._state = "running"
-        self._beaten_at = 0.0
 
     def task(self, name: str) -> Task[Any, Any]:
         """A declared task. Raises dramatiq's ActorNotFound."""
@@ -139,14 +138,17 @@ class RunBroker(dramatiq.Broker):
             claim_ahead=self._parts.claim_ahead,
             start_run=self._start_run,
             adopt=self._adopt,
+            consume=self._consume_or_pause,
         )
         self.consumers = self._parts.make_consumers(self.recorder.offer, self.recorder.room, worker.worker_threads)
         self._beat()  # the row exists before the first claim
-        self._housekeeper = Housekeeper(self._beat_if_due, Relay(engine, self.publisher).turn)
+        # Two threads: a broker that keeps the relay waiting must not stop the heart.
+        self._housekeepers = [Housekeeper((self._beat, HEARTBEAT_SECONDS)), Housekeeper(*Relay(engine, self.publisher).chores())]
         self.recorder.start()
         for consumer in self.consumers:
             consumer.start()
-        self._housekeeper.start()
+        for housekeeper in self._housekeepers:
+            housekeeper.start()
         log.info("worker_started", worker=self.worker_id, threads=worker.worker_threads)
 
     def quiet(self) -> None:
@@ -161,14 +163,18 @@ class RunBroker(dramatiq.Broker):
         self.recorder.stop()
         for consumer in self.consumers:
             consumer.stop()
-        if self._housekeeper is not None:
-            self._housekeeper.stop()
+        for housekeeper in self._housekeepers:
+            housekeeper.stop()
         try:
             with system_connection(self._parts.get_engine()) as connection:
                 dispatch.forget_worker(connection, self.worker_id)
         except Exception as error:
             log.warning("worker_row_left", error=type(error).__name__)
         log.info("worker_stopped", worker=self.worker_id)
+
+    def _consume_or_pause(self, wanted: bool) -> None:
+        for consumer in self.consumers:
+            (consumer.resume if wanted else consumer.pause)()
 
     def _start_run(self, message: RunMessage) -> None:
         assert self._worker is not None
@@ -191,6 +197,8 @@ class RunBroker(dramatiq.Broker):
                 TaskRuns(session).one(envelope.run_id)
                 session.info.pop("after_commit", None)  # its message is here already
                 session.commit()
+        except UnavailableError:
+            raise
         except MailroomError as error:
             log.error("message_not_adopted", task_id=envelope.run_id, task_name=envelope.task, error=type(error).__name__)
             return False
@@ -199,10 +207,6 @@ class RunBroker(dramatiq.Broker):
     def _wait_for_broker(self, run_ids: list[str]) -> None:
         with system_connection(self._parts.get_engine()) as connection:
             dispatch.wait_for_broker(connection, run_ids)
-
-    def _beat_if_due(self) -> None:
-        if time.monotonic() - self._beaten_at >= HEARTBEAT_SECONDS:
-            self._beat()
 
     def _beat(self) -> None:
         """Only while the recorder and every worker thread live: a worker that cannot work has no heart."""
@@ -225,7 +229,6 @@ class RunBroker(dramatiq.Broker):
                     self._state,
                 ),
             )
-        self._beaten_at = time.monotonic()
 
 
 class _QueueConsumer(Consumer):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+import orjson
 from dramatiq import Actor, Broker, get_broker
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -66,7 +67,10 @@ def check_arguments(actor: Actor[..., Any], arguments: dict[str, Any]) -> dict[s
         checked = arguments_model(actor).model_validate(arguments)
     except ValidationError as error:
         raise InvalidInputError(_sentence(actor, error)) from None
-    return checked.model_dump(mode="json")
+    values = checked.model_dump(mode="json")
+    if b"\\u0000" in orjson.dumps(values):
+        raise InvalidInputError(f"{actor.actor_name}: the arguments hold a NUL character, which cannot be stored; remove it.")
+    return values
 
 
 def resources_in(actor: Actor[..., Any], arguments: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ any more; and gives back the runs of dead workers. It runs in every worker and s
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -13,11 +14,12 @@ from sqlalchemy import Connection, Engine
 from brokers.message import Envelope
 from core.logging import get_logger
 from storage import dispatch
-from storage.dispatch import Publishable
+from storage.dispatch import WORKER_LOST_SECONDS, Publishable
 from storage.engine import system_connection
 
 log = get_logger(__name__)
-RELAY_SECONDS = 1.0
+DUE_SECONDS = 1.0
+LOOK_AFTER_SECONDS = 3.0
 LOST_BATCH = 1000
 
 
@@ -40,15 +42,41 @@ class Relay:
     def __init__(self, engine: Engine, publisher: RelayPublisher) -> None:
         self._engine = engine
         self._publisher = publisher
+        self._steady_since: float | None = None
+        self._seen_at = 0.0
 
     def turn(self) -> None:
         """Everything once."""
-        self._rescue()
+        self.look_after()
+        self.publish_due()
+
+    def chores(self) -> list[tuple[Callable[[], None], float]]:
+        """What a Housekeeper does for the relay: what is due within a second, the rest is in no hurry."""
+        return [(self.publish_due, DUE_SECONDS), (self._look_after_patiently, LOOK_AFTER_SECONDS)]
+
+    def _look_after_patiently(self) -> None:
+        """No rescue until the database was there for as long as a heart may pause: while it was away nobody's heart could beat,
+        and living workers would be robbed of what they are running."""
+        try:
+            with self._transaction() as connection:
+                dispatch.ping(connection)
+        except Exception:
+            self._steady_since = None
+            raise
+        now = time.monotonic()
+        if self._steady_since is None or now - self._seen_at > WORKER_LOST_SECONDS:
+            self._steady_since = now
+        self._seen_at = now
+        self.look_after(rescue=now - self._steady_since >= WORKER_LOST_SECONDS)
+
+    def look_after(self, *, rescue: bool = True) -> None:
+        """Rescues, expires, and publishes again what was lost."""
+        if rescue:
+            self._rescue()
         with self._transaction() as connection:
             expired = dispatch.expire(connection)
         if expired:
             log.info("runs_expired", runs=expired)
-        self._publish_due()
         self._publish_lost()
 
     def _rescue(self) -> None:
@@ -59,7 +87,8 @@ class Relay:
             if is_dead:
                 self._publisher.publish_dead_letter(envelope_of(run))
 
-    def _publish_due(self) -> None:
+    def publish_due(self) -> None:
+        """Publishes what has become due and what no broker took."""
         while True:
             with self._transaction() as connection:
                 due = dispatch.take_due(connection)
@@ -99,25 +128,30 @@ def envelope_of(run: Publishable) -> Envelope:
 
 
 class Housekeeper(threading.Thread):
-    """Does `chores` every second (each on its own: one that fails does not keep the others from happening)."""
+    """Does chores, each (function, seconds between) on its own: one that fails does not keep the others from happening."""
 
-    def __init__(self, *chores: Callable[[], None], every: float = RELAY_SECONDS) -> None:
+    def __init__(self, *chores: tuple[Callable[[], None], float]) -> None:
         super().__init__(name="housekeeper", daemon=True)
-        self._chores = chores
-        self._every = every
+        now = time.monotonic()
+        self._due = [(now + every, chore, every) for chore, every in chores]
         self._stopping = threading.Event()
 
     def run(self) -> None:
         """Until stopped."""
-        while not self._stopping.wait(self._every):
-            for chore in self._chores:
-                try:
-                    chore()
-                except Exception as error:
-                    log.warning("housekeeping_failed", chore=chore.__qualname__, error=type(error).__name__)
+        while not self._stopping.wait(max(0.0, min(when for when, _, _ in self._due) - time.monotonic())):
+            now = time.monotonic()
+            self._due = [self._done(chore, every) if when <= now else (when, chore, every) for when, chore, every in self._due]
 
     def stop(self) -> None:
         """Ends the thread."""
         self._stopping.set()
         if self.is_alive():
             self.join(5)
+
+    @staticmethod
+    def _done(chore: Callable[[], None], every: float) -> tuple[float, Callable[[], None], float]:
+        try:
+            chore()
+        except Exception as error:
+            log.warning("housekeeping_failed", chore=chore.__qualname__, error=type(error).__name__)
+        return time.monotonic() + every, chore, every

@@ -36,6 +36,8 @@ def succeeded(claim: Claim, result: Any, duration_ms: int) -> Outcome:
             0.0,
             duration_ms,
         )
+    if b"\\u0000" in packed:
+        return failed(claim, ResultError(f"{claim.task} returned text with a NUL character, which cannot be stored."), 0.0, duration_ms)
     return Outcome(claim.run_id, claim.fence, State.SUCCESS, result=orjson.loads(packed), duration_ms=duration_ms)
 
 

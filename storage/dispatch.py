@@ -53,6 +53,11 @@ NOT_ON_A_BROKER = or_(TaskRun.waiting_for.is_(None), TaskRun.waiting_for.in_([Wa
 ON_A_BROKER = TaskRun.waiting_for == WaitingFor.QUEUE
 
 
+def ping(connection: Connection) -> None:
+    """Whether the database answers: raises what the driver raises when it does not."""
+    connection.execute(select(db_now()))
+
+
 def take_due(connection: Connection, limit: int = BATCH) -> list[Publishable]:
     """Runs whose time has come or that no broker took; from now on they count as published."""
     return _take(connection, NOT_ON_A_BROKER, limit)

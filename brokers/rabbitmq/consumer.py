@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -24,8 +24,20 @@ class _Channel:
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
+        self._consumer_tag: str | None = None
         self._outstanding: collections.deque[int] = collections.deque()  # tags in the order they came
         self._settled: dict[int, bool] = {}  # tag -> whether its ack is still to be sent
+
+    def consume(self, queue: str, deliver: Callable[..., None]) -> None:
+        """Once; the same object for as long as the channel lives, because `multiple` counts over all its consumers."""
+        if self.channel.is_open and self._consumer_tag is None:
+            self._consumer_tag = self.channel.basic_consume(queue, deliver)
+
+    def cancel(self) -> None:
+        """No further deliveries; those that came stay to be settled."""
+        tag, self._consumer_tag = self._consumer_tag, None
+        if self.channel.is_open and tag is not None:
+            self.channel.basic_cancel(tag)
 
     def delivered(self, tag: int) -> None:
         self._outstanding.append(tag)
@@ -62,7 +74,7 @@ class RabbitConsumer(RabbitLink):
         self._on_delivery = on_delivery
         self._prefetch = prefetch
         self._queues: list[str] = []
-        self._consumer_tags: dict[str, tuple[Any, str]] = {}  # queue -> (channel, consumer tag)
+        self._channels: dict[str, _Channel] = {}
         self._to_settle: collections.deque[tuple[Any, Verdict]] = collections.deque()
         self._paused = False
 
@@ -70,7 +82,7 @@ class RabbitConsumer(RabbitLink):
         """See BrokerConsumer."""
 
         def add() -> None:
-            if queue not in self._consumer_tags:
+            if queue not in self._channels:
                 self._open_channel(queue)
 
         self._queues.append(queue)
@@ -86,12 +98,21 @@ class RabbitConsumer(RabbitLink):
         """See BrokerConsumer."""
 
         def cancel() -> None:
-            for channel, tag in self._consumer_tags.values():
-                if channel.is_open:
-                    channel.basic_cancel(tag)
+            for fence in self._channels.values():
+                fence.cancel()
 
         self._paused = True
         self.call_soon(cancel)
+
+    def resume(self) -> None:
+        """See BrokerConsumer."""
+
+        def consume_again() -> None:
+            for queue, fence in self._channels.items():
+                self._consume(fence, queue)
+
+        self._paused = False
+        self.call_soon(consume_again)
 
     def on_open(self) -> None:
         """Opens the channels of all queues anew."""
@@ -101,7 +122,7 @@ class RabbitConsumer(RabbitLink):
 
     def on_lost(self) -> None:
         """Forgets the channels; late settlements of their deliveries find them closed."""
-        self._consumer_tags.clear()
+        self._channels.clear()
         self._to_settle.clear()
 
     def _open_channel(self, queue: str) -> None:
@@ -109,26 +130,24 @@ class RabbitConsumer(RabbitLink):
             channel.add_on_close_callback(closed)
             channel.add_on_cancel_callback(lambda _frame: channel.close())  # the queue was deleted; declare it again
             channel.basic_qos(prefetch_count=self._prefetch)
-            declare(channel, queue, self.queue_type, callback=lambda _frame: self._consume(channel, queue))
+            fence = self._channels[queue] = _Channel(channel)
+            declare(channel, queue, self.queue_type, callback=lambda _frame: self._consume(fence, queue))
 
         def closed(_channel: Any, reason: object) -> None:
-            self._consumer_tags.pop(queue, None)
+            self._channels.pop(queue, None)
             if self.connection.is_open:
                 log.warning("rabbitmq_channel_closed", queue=queue, reason=str(reason))
                 self.connection.ioloop.call_later(REOPEN_SECONDS, partial(self._open_channel, queue))
 
         self.connection.channel(on_open_callback=opened)
 
-    def _consume(self, channel: Any, queue: str) -> None:
-        if self._paused or not channel.is_open:
-            return
-        fence = _Channel(channel)
-
+    def _consume(self, fence: _Channel, queue: str) -> None:
         def deliver(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
             fence.delivered(method.delivery_tag)
             self._on_delivery(Delivery(body, queue, self, (fence, method.delivery_tag)))
 
-        self._consumer_tags[queue] = (channel, channel.basic_consume(queue, deliver))
+        if not self._paused:
+            fence.consume(queue, deliver)
 
     def _flush(self) -> None:
         by_channel: dict[_Channel, list[tuple[int, Verdict]]] = {}
