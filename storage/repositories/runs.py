@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import ConflictError, InvalidInputError
 from core.ids import new_id
-from storage.expressions import db_now, db_now_plus
+from storage.accept import PLAIN, accept_statement
+from storage.expressions import db_now
 from storage.models import TaskAttempt, TaskRun
 from storage.repositories.base import Repository
 from storage.states import FINAL, LIVE, WAITING, State, WaitingFor, sources_of
@@ -68,36 +68,19 @@ class TaskRuns(Repository):
         if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
             return earlier, False
         run_id = run.run_id or new_id()
-        due = self._due(run)
-        values = {
+        waits = run.eta is not None or bool(run.delay)
+        row = {
+            **{name: getattr(run, name) for name in PLAIN if name not in {"id", "waiting_for"}},
             "id": run_id,
-            "tenant_id": run.tenant_id,
-            "user_id": run.user_id,
-            "task": run.task,
-            "queue": run.queue,
-            "priority": run.priority,
-            "args": run.args,
-            "state": State.PENDING,
-            "waiting_for": WaitingFor.QUEUE if due is None else WaitingFor.ETA,
-            "attempt": 0,
-            "fence": 0,
-            "max_attempts": run.max_attempts,
-            "soft_limit": run.soft_limit,
-            "hard_limit": run.hard_limit,
-            "unique_key": run.unique_key,
-            "idempotency_key": run.idempotency_key,
-            "request_hash": run.request_hash,
-            "request_id": run.request_id,
-            "eta": due,
-            "publish_at": db_now_plus(grace) if due is None else due,
-            "expires_at": db_now_plus(run.expires_in) if run.expires_in is not None else run.expires_at,
-            "created_at": db_now(),
+            "waiting_for": WaitingFor.ETA if waits else WaitingFor.QUEUE,
+            "at": run.eta,
+            "delay": run.delay or None,
+            "grace": grace,
+            "ends_at": run.expires_at,
+            "ends_in": run.expires_in,
         }
-        insert = postgresql.insert if self.session.get_bind().dialect.name == "postgresql" else sqlite.insert
-        inserted = self.session.execute(insert(TaskRun).values(**values).on_conflict_do_nothing().returning(TaskRun.id)).scalar()
-        if inserted is not None:
-            return run_id, True
-        return self._holder_of_key(run, grace)
+        inserted = self.session.execute(accept_statement(self.session.get_bind().dialect.name), row).scalar()
+        return (run_id, True) if inserted is not None else self._holder_of_key(run, grace)
 
     def _holder_of_key(self, run: NewRun, grace: float) -> tuple[str, bool]:
         if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
@@ -125,12 +108,6 @@ class TaskRuns(Repository):
         if row.request_hash != run.request_hash:
             raise InvalidInputError("This Idempotency-Key was used for a different request; use a new key.")
         return str(row.id)
-
-    @staticmethod
-    def _due(run: NewRun) -> Any:
-        if run.delay is not None:
-            return db_now_plus(run.delay) if run.delay > 0 else None
-        return run.eta
 
     def one(self, run_id: str) -> TaskRun:
         """Raises NotFoundError: an unknown id is never PENDING."""
