@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import socket
 import sys
 
 from cli.processes import start_logging
@@ -11,13 +13,15 @@ from core.settings import get_settings
 def main() -> int:
     """Serves until SIGTERM, then publishes what was accepted last."""
     settings = get_settings()
+    parser = argparse.ArgumentParser(prog="api")
+    parser.add_argument("--fd", type=int, help="a listening socket to serve, instead of API_HOST and API_PORT")
+    options = parser.parse_args()
     start_logging(settings)
 
+    import actors
     from api.serve import run
 
-    import actors
-
-    run(settings)
+    run(settings, listening=socket.socket(fileno=options.fd) if options.fd is not None else None)
     actors.broker.close()
     return 0
 

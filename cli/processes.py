@@ -82,13 +82,12 @@ def start_logging(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
 
 
-def wait_for_signal() -> None:
-    """Blocks until SIGTERM or SIGINT."""
+def stop_signal() -> threading.Event:
+    """An event that SIGTERM or SIGINT sets from now on. Asked for before anything starts that has to be stopped in order."""
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: told.set())
-    while not told.wait(3600):
-        pass
+    return told
 
 
 def split_queues(queues: Sequence[str]) -> set[str] | None:

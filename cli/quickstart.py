@@ -64,21 +64,22 @@ def _show() -> Iterator[Show]:
 
 def _run(show: Show, *, once: bool) -> int:
     from cli.embedded import wait_for_valkey
-    from cli.stack import free_port, local_keys, settings_with, stack, wait_until_ready
+    from cli.stack import listen_near, local_keys, settings_with, stack, wait_until_ready
     from cli.supervisor import Supervisor
     from core.logging import configure_logging
     from core.settings import get_settings
     from demo.servers import DemoServers
 
     configured = get_settings()
-    port = free_port("127.0.0.1", configured.api_port or 8000)
+    listening = listen_near("127.0.0.1", configured.api_port or 8000)
+    port = listening.getsockname()[1]
     changes = _embedded(local_keys(configured.data_dir), port)
     settings = settings_with(changes)
     configure_logging("ERROR", "console")
     if port != configured.api_port:
         show.line("·", f"port {configured.api_port} is in use; taking {port}", typer.colors.YELLOW)
 
-    children = {child.name: child for child in stack(settings, changes)}
+    children = {child.name: child for child in stack(settings, changes, listening)}
     mail = DemoServers(settings.data_dir / "demo-mail.json", log=settings.data_dir / "logs" / "demo-mail.log")
     supervisor = Supervisor([children.pop("valkey"), children.pop("api")])  # the API takes longest to start and needs nothing yet
     try:
@@ -100,7 +101,7 @@ def _run(show: Show, *, once: bool) -> int:
         show.plain()
         if once:
             return _verdict(show, wrong)
-        _invite(show, url, keys, clients)
+        _invite(show, settings, url, keys, clients)
         supervisor.handle_signals()
         supervisor.run()
         return 0
@@ -191,7 +192,7 @@ def _verdict(show: Show, wrong: list[str]) -> int:
     return 1
 
 
-def _invite(show: Show, url: str, keys: Any, clients: Any) -> None:
+def _invite(show: Show, settings: Any, url: str, keys: Any, clients: Any) -> None:
     body = shlex.quote(json.dumps({"email_client_id": clients.acme_support}))
     show.plain(f"  Dashboard  {url}")
     show.plain(f"  Key        {keys.admin}   (log in with it; it sees both tenants)")
@@ -200,7 +201,9 @@ def _invite(show: Show, url: str, keys: Any, clients: Any) -> None:
         f"curl -X POST {url}/api/email/sync -H 'Authorization: Bearer {keys.acme}' -H 'Content-Type: application/json' -d {body}"
     )
     show.plain()
-    show.plain("  Ctrl-C stops everything; the data stays in .mailroom/ for the next start. This is a demo: for real use see docs/.")
+    show.plain(
+        f"  Ctrl-C stops everything; the data stays in {settings.data_dir} for the next start. This is a demo: for real use see docs/."
+    )
 
 
 def _stop(show: Show, supervisor: Any, mail: Any) -> None:

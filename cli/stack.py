@@ -23,15 +23,18 @@ READY_SECONDS = 30.0
 PORTS_TRIED = 50
 
 
-def stack(settings: Settings, changes: Mapping[str, str]) -> list[Child]:
-    """The processes in the order of their start. `changes` are what they see besides our own environment."""
+def stack(settings: Settings, changes: Mapping[str, str], listening: socket.socket | None = None) -> list[Child]:
+    """The processes in the order of their start. `changes` are what they see besides our own environment; `listening` is a socket
+    for the API to serve, instead of opening its own."""
     logs = settings.data_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     child_environment = environment(**changes)
     children = [valkey(settings, logs / "valkey.log")] if settings.uses_embedded_broker else []
     children += workers(settings, child_environment, logs / "worker.log")
     children.append(Child("scheduler", command("scheduler_process"), child_environment, log=logs / "scheduler.log"))
-    children.append(Child("api", command("api_process"), child_environment, log=logs / "api.log"))
+    inherited = (listening.fileno(),) if listening is not None else ()
+    api = command("api_process", *(f"--fd={number}" for number in inherited))
+    children.append(Child("api", api, child_environment, log=logs / "api.log", inherited=inherited))
     return children
 
 
@@ -61,16 +64,19 @@ def settings_with(changes: Mapping[str, str]) -> Settings:
     return load_settings(**{name.lower(): value for name, value in changes.items()})
 
 
-def free_port(host: str, wanted: int) -> int:
-    """The wanted port, or the next free one. Raises ConfigurationError when there is none near."""
+def listen_near(host: str, wanted: int) -> socket.socket:
+    """A listening socket on the wanted port or the next free one. The API inherits it, so that nobody can take the port between
+    the look and the start. Raises ConfigurationError when there is none near."""
     for port in range(wanted, wanted + PORTS_TRIED):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            return port
+        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+            listening.listen(128)
+        except OSError:
+            listening.close()
+            continue
+        return listening
     raise ConfigurationError(f"API_PORT: no free port from {wanted} to {wanted + PORTS_TRIED - 1} on {host}.")
 
 

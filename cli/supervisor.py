@@ -25,18 +25,21 @@ POLL_SECONDS = 0.1
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 STEADY_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)  # Linux only; elsewhere the supervisor's own TERM has to do
 
 
 @dataclass
 class Child:
-    """One supervised process. `log` is where its output goes (None: with ours); `grace` how long TERM may take, in seconds."""
+    """One supervised process. `log` is where its output goes (None: with ours); `grace` how long TERM may take, in seconds;
+    `inherited` the file descriptors it gets besides."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path | None = None
     grace: float = 10.0
+    inherited: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     restarts: int = 0
@@ -49,11 +52,13 @@ class Child:
         parent = os.getpid()
 
         def die_with_parent() -> None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             if _prctl is not None:
                 _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
                 if os.getppid() != parent:  # it died before we asked
                     os._exit(1)
 
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a Ctrl-C between the fork and our knowing of it would lose the child
         try:
             self.process = subprocess.Popen(  # noqa: S603  (our own commands)
                 self.command,
@@ -63,12 +68,14 @@ class Child:
                 stdout=output or sys.stderr,
                 stderr=output or sys.stderr,
                 preexec_fn=die_with_parent,  # noqa: PLW1509  (a system call and a comparison; no lock is taken)
+                pass_fds=self.inherited,
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops in order
             )
         finally:
             if output is not None:
                 output.close()
-        self.started_at = time.monotonic()
+            self.started_at = time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     @property
     def is_alive(self) -> bool:
@@ -139,7 +146,7 @@ class Supervisor:
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT stop in order; a second one is no reason to leave children behind."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda _number, _frame: self.stop_soon())
 
     @staticmethod

@@ -7,12 +7,13 @@ import gc
 import os
 import sys
 
-from cli.processes import split_queues, start_logging, wait_for_signal
+from cli.processes import split_queues, start_logging, stop_signal
 from core.settings import get_settings
 
 
 def main() -> int:
     """Runs until SIGTERM; then finishes or hands back every run within STOP_GRACE."""
+    told_to_stop = stop_signal()  # before the first run can be claimed: a default SIGTERM would take it down with the process
     settings = get_settings()
     parser = argparse.ArgumentParser(prog="worker")
     parser.add_argument("--threads", type=int, default=settings.worker_threads)
@@ -27,7 +28,7 @@ def main() -> int:
     worker = dramatiq.Worker(actors.broker, queues=split_queues(options.queues), worker_threads=options.threads)
     worker.start()
     gc.freeze()  # what was imported stays: later collections need not look at it
-    wait_for_signal()
+    told_to_stop.wait()
     worker.stop(timeout=int(settings.stop_grace * 1000))
     actors.broker.close()
     sys.stderr.flush()

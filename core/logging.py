@@ -27,6 +27,7 @@ QUIET_LIBRARIES = {
     "httpx": "WARNING",
     "httpcore": "WARNING",
     "alembic": "WARNING",
+    "uvicorn": "WARNING",
     "uvicorn.access": "WARNING",
     "dramatiq": "WARNING",
     "dramatiq.worker.WorkerThread": "CRITICAL",  # every outcome has a line of ours

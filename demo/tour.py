@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from core.errors import UnavailableError
 from demo.tenants import DemoClients, DemoKeys
 
 STOP_SECONDS = 60.0
@@ -109,7 +110,7 @@ class Tour:
                 to_start.remove(step)
                 under_way[self._start(step)] = (step, time.monotonic())
             for run_id, (step, since) in list(under_way.items()):
-                run = self._http[step.tenant].get(f"/api/tasks/{run_id}").raise_for_status().json()
+                run = self._call(step.tenant, "GET", f"/api/tasks/{run_id}")
                 seconds = time.monotonic() - since
                 if run["ready"] or seconds > STOP_SECONDS:
                     del under_way[run_id]
@@ -126,6 +127,15 @@ class Tour:
             client.close()
 
     def _start(self, step: Step) -> str:
-        accepted = self._http[step.tenant].post(step.path, json=step.body)
-        accepted.raise_for_status()
-        return str(accepted.json()["taskId"])
+        return str(self._call(step.tenant, "POST", step.path, step.body)["taskId"])
+
+    def _call(self, tenant: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Raises UnavailableError with what the API said."""
+        try:
+            answer = self._http[tenant].request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise UnavailableError(f"The API did not answer {method} {path} ({type(error).__name__}).") from error
+        found: dict[str, Any] = answer.json()
+        if answer.is_error:
+            raise UnavailableError(f"The API answered {method} {path} with {answer.status_code}: {found.get('detail', 'no detail')}")
+        return found
