@@ -16,6 +16,7 @@ import orjson
 from dramatiq import Encoder
 
 from core.errors import PermanentError
+from core.ids import is_id
 from core.settings import KeyRing
 
 VERSION = 1
@@ -124,7 +125,7 @@ class MessageEncoder(Encoder):
         fields = self.decode(body)
         options = fields["options"]
         try:
-            return Envelope(
+            envelope = Envelope(
                 run_id=fields["message_id"],
                 task=fields["actor_name"],
                 queue=fields["queue_name"],
@@ -136,6 +137,13 @@ class MessageEncoder(Encoder):
             )
         except (KeyError, TypeError, ValueError):
             raise MessageRejectedError("incomplete") from None
+        if not all(_is_our_id(text) for text in (envelope.run_id, envelope.tenant_id, envelope.user_id or envelope.tenant_id)):
+            raise MessageRejectedError("wrong_id")  # PostgreSQL would refuse the whole batch of claims that it is part of
+        return envelope
+
+
+def _is_our_id(text: object) -> bool:
+    return isinstance(text, str) and is_id(text) and text == text.lower()
 
 
 def _mac(key: bytes, fields: dict[str, Any]) -> str:

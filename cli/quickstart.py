@@ -58,7 +58,8 @@ def _show() -> Iterator[Show]:
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: in a script's background job it would be ignored
+        signal.signal(number, interrupt)
     yield Show()
 
 
@@ -90,8 +91,8 @@ def _run(show: Show, *, once: bool) -> int:
         keys, clients = _prepare_database(settings, mail)
         show.step(f"SQLite database and tenants acme, globex in {settings.data_dir.name}/")
         for child in children.values():
+            supervisor.children.append(child)  # first: a Ctrl-C may come at any moment
             child.spawn()
-            supervisor.children.append(child)
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url)
         threads = settings.worker_processes * settings.worker_threads

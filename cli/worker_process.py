@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import sys
 
 from cli.processes import split_queues, start_logging, stop_signal
@@ -31,8 +30,7 @@ def main() -> int:
     told_to_stop.wait()
     worker.stop(timeout=int(settings.stop_grace * 1000))
     actors.broker.close()
-    sys.stderr.flush()
-    os._exit(0)  # a thread that did not end in time was handed back; the interpreter would wait for nothing else
+    return 0  # all threads are daemons: one that did not end in time, whose run was handed back, ends with the process
 
 
 if __name__ == "__main__":

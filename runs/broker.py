@@ -19,14 +19,16 @@ from typing import Any
 
 import dramatiq
 from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.errors import ActorNotFound
 from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
 
-from brokers.consumer import BrokerConsumer, OnDelivery
+from brokers.consumer import BrokerConsumer, OnDelivery, Verdict
 from brokers.message import Envelope, MessageEncoder
 from brokers.publisher import MessageSink, Publisher
 from core.errors import MailroomError, UnavailableError
 from core.logging import get_logger
-from core.tenancy import Identity
+from core.tenancy import Identity, acting_as
 from runs.enqueue import record
 from runs.message import RunMessage
 from runs.middleware import middleware
@@ -36,8 +38,7 @@ from runs.retry import handed_back
 from runs.task import Call, Task
 from runs.ticks import enqueue_tick, minute_of
 from storage import dispatch
-from storage.engine import new_session, session_scope, system_connection
-from storage.repositories.runs import TaskRuns
+from storage.engine import session_scope, system_connection
 
 log = get_logger(__name__)
 HEARTBEAT_SECONDS = 3.0
@@ -185,24 +186,23 @@ class RunBroker(dramatiq.Broker):
             message.outcome = handed_back(message.claim)
             self.recorder.finished(message)
 
-    def _adopt(self, envelope: Envelope) -> bool:
-        """Writes the row for a plain `.send()` of a service that shares the broker and the signing key, but not the database."""
-        if envelope.attempt is not None or envelope.task not in self.actors:
-            return False
-        task = self.task(envelope.task)
-        session = new_session(Identity(envelope.tenant_id, envelope.user_id), self._parts.get_engine())
+    def _adopt(self, envelope: Envelope) -> Verdict | None:
+        """Writes the row for a plain `.send()` of a service that shares the broker and the signing key, but not the database.
+
+        None when it has; ACK for a message of a run that is recorded already, REJECT for one that cannot be recorded.
+        """
+        if envelope.attempt is not None:
+            return Verdict.ACK
         try:
-            with session:
-                record(session, Call(task, run_id=envelope.run_id, tenant=envelope.tenant_id), envelope.args)
-                TaskRuns(session).one(envelope.run_id)
+            with acting_as(Identity(envelope.tenant_id, envelope.user_id)), session_scope(engine=self._parts.get_engine()) as session:
+                _, is_new = record(session, Call(self.task(envelope.task), run_id=envelope.run_id), envelope.args)
                 session.info.pop("after_commit", None)  # its message is here already
-                session.commit()
         except UnavailableError:
             raise
-        except MailroomError as error:
+        except (MailroomError, ActorNotFound, IntegrityError) as error:  # wrong arguments, no such task, no such tenant
             log.error("message_not_adopted", task_id=envelope.run_id, task_name=envelope.task, error=type(error).__name__)
-            return False
-        return True
+            return Verdict.REJECT
+        return None if is_new else Verdict.ACK
 
     def _wait_for_broker(self, run_ids: list[str]) -> None:
         with system_connection(self._parts.get_engine()) as connection:

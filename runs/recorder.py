@@ -51,7 +51,7 @@ class _Wake:
 
 
 class Recorder(threading.Thread):
-    """`adopt` turns a message whose run the record does not know into a row, if it is of a service that may do so."""
+    """`adopt` turns a message whose run the record does not know into a row, if it is of a service that may do so: None when it has."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Recorder(threading.Thread):
         *,
         threads: int,
         start_run: Starter,
-        adopt: Callable[[Envelope], bool],
+        adopt: Callable[[Envelope], Verdict | None],
         consume: Callable[[bool], None] = lambda _wanted: None,
         claim_ahead: int = 0,
     ) -> None:
@@ -133,7 +133,8 @@ class Recorder(threading.Thread):
         self._gather()
         if not self._claiming:
             self._return_waiting()
-        wanted, stale = self._choose()
+        wanted, duplicates = self._choose()
+        settle_all([(message.delivery, Verdict.ACK) for message in duplicates])
         self._give_back_if_busy()
         done = list(self._unwritten)
         claimed = self._commit(done, wanted) if done or wanted else {}
@@ -144,7 +145,7 @@ class Recorder(threading.Thread):
         for message in started:
             self._start_run(message)
         settle_all([(message.delivery, message.verdict) for message in done])  # only now: the record has it
-        settle_all([(message.delivery, Verdict.ACK) for message in (*stale, *self._reconsidered(unclaimed))])
+        settle_all(self._reconsidered(unclaimed))
 
     def _commit(self, done: list[RunMessage], wanted: dict[str, RunMessage]) -> dict[str, Claim]:
         tenants = {run_id: message.envelope.tenant_id for run_id, message in wanted.items()}
@@ -187,18 +188,19 @@ class Recorder(threading.Thread):
                 unclaimed.append(message)
         return started, unclaimed
 
-    def _reconsidered(self, unclaimed: Iterable[RunMessage]) -> list[RunMessage]:
+    def _reconsidered(self, unclaimed: Iterable[RunMessage]) -> list[tuple[Delivery, Verdict]]:
         """Messages with nothing to claim: duplicates, revoked or not due are stale; one the record never knew may be adopted."""
-        stale = []
+        settled = []
         for message in unclaimed:
             try:
-                if self._adopt(message.envelope):
-                    self._wait(message)
-                else:
-                    stale.append(message)
+                verdict = self._adopt(message.envelope)
             except UnavailableError:
+                verdict = None
+            if verdict is None:
                 self._wait(message)
-        return stale
+            else:
+                settled.append((message.delivery, verdict))
+        return settled
 
     def _gather(self) -> None:
         """Waits for the first event, then takes all there are."""

@@ -75,10 +75,11 @@ def _take(connection: Connection, condition: ColumnElement[bool], limit: int) ->
         .order_by(TaskRun.publish_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .cte("due")  # as a plain subquery PostgreSQL may evaluate it once for each row, and then the limit limits nothing
     )
     statement = (
         update(TaskRun)
-        .where(TaskRun.id.in_(due))
+        .where(TaskRun.id.in_(select(due.c.id)))
         .values(publish_at=db_now_plus(PUBLISH_GRACE_SECONDS), waiting_for=WaitingFor.QUEUE)
         .returning(*PUBLISHED)
     )

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select, true, tuple_, type_coerce
 from sqlalchemy.orm import defer
 
+from core.errors import NotFoundError
 from storage.models import EmailAttachment, EmailClient, EmailMessage, OutboundEmail
 from storage.repositories.base import Repository
 from storage.repositories.email_clients import EmailClients
@@ -66,7 +67,10 @@ class MailViews(Repository):
     def message(self, message_id: str) -> EmailMessage:
         """Raises NotFoundError, also for a message of another user's account."""
         message = self.get(EmailMessage, message_id, "message")
-        EmailClients(self.session).one(message.client_id)
+        try:
+            EmailClients(self.session).one(message.client_id)
+        except NotFoundError:
+            raise NotFoundError("There is no message with this id.") from None
         return message
 
     def attachments(self, message_id: str) -> Sequence[EmailAttachment]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.errors import NotFoundError
 from storage.models import Base, EmailAttachment, EmailClient, EmailFolder, EmailMessage, OutboundEmail
 from storage.repositories.base import Repository
+from storage.repositories.email_clients import EmailClients
 
 KINDS: dict[str, type[Base]] = {
     "email_client": EmailClient,
@@ -21,6 +22,8 @@ class Resources(Repository):
     def require(self, argument: str, kind: str, row_id: str) -> None:
         """Raises NotFoundError naming the argument; a foreign row is as unknown as none."""
         try:
-            self.get(KINDS[kind], row_id, kind)
+            row = self.get(KINDS[kind], row_id, kind)
+            if isinstance(row, EmailFolder | EmailMessage):  # they have no user of their own: they are their account's
+                EmailClients(self.session).one(row.client_id)
         except NotFoundError:
             raise NotFoundError(f"{argument}: there is no {kind.replace('_', ' ')} with this id.") from None

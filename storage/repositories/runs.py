@@ -85,6 +85,8 @@ class TaskRuns(Repository):
     def _holder_of_key(self, run: NewRun, grace: float) -> tuple[str, bool]:
         if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
             return earlier, False
+        if run.idempotency_key is None and run.unique_key is None:
+            return run.run_id, False  # the id itself is taken: it was recorded before
         holder = self.session.scalar(
             select(TaskRun.id).where(
                 TaskRun.tenant_id == run.tenant_id,

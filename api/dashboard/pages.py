@@ -1,0 +1,144 @@
+"""The pages. Each renders its regions once; the stream keeps them current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Form, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.staticfiles import StaticFiles
+
+from api.auth import refused
+from api.dashboard import live, regions
+from api.dashboard.sessions import FromHere, FromLogin, PageRoute, Viewer, ViewerNow, close_session, login_token, open_session, resume
+from api.dashboard.templating import render
+from api.problems import Problem
+from brokers.queues import Queue
+from runs.control import replay, revoke
+from runs.registry import task_names
+from storage.repositories.tenants import Tenants
+
+public = APIRouter(include_in_schema=False)
+pages = APIRouter(route_class=PageRoute, include_in_schema=False)
+STATES = ("pending", "started", "retry", "success", "failure", "revoked")
+
+
+def install(app: FastAPI) -> None:
+    """Adds the dashboard to the application."""
+    app.state.looks = {}
+    app.state.error_page = error_page
+    for router in (public, pages, live.router):
+        app.include_router(router)
+    app.mount("/static", _Static(directory=Path(__file__).parent / "static"), name="static")
+
+
+class _Static(StaticFiles):
+    """Kept by browsers, but asked about: a new release shows at once."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+@public.get("/login")
+def login_page(request: Request) -> Response:
+    """The form; whoever is logged in goes on."""
+    target = _inside(request.query_params.get("next", ""))
+    return RedirectResponse(target, 303) if resume(request) is not None else _login(request, target)
+
+
+@public.post("/login", dependencies=[FromLogin])
+def login(request: Request, key: Annotated[str, Form(max_length=500)] = "", target: Annotated[str, Form(alias="next")] = "/") -> Response:
+    """Opens a session with a key. Wrong ones are counted as everywhere."""
+    response = RedirectResponse(_inside(target), 303)
+    if open_session(request, response, key):
+        return response
+    problem: Problem = refused(request)
+    answer = _login(request, _inside(target), problem.detail, problem.status_code)
+    answer.headers.update({name: value for name, value in (problem.headers or {}).items() if name == "Retry-After"})
+    return answer
+
+
+@pages.post("/logout", dependencies=[FromHere])
+def logout(viewer: ViewerNow) -> Response:
+    """Closes the session."""
+    response = RedirectResponse("/login", 303)
+    close_session(viewer, response)
+    return response
+
+
+@pages.get("/")
+def overview(request: Request, viewer: ViewerNow) -> Response:
+    """Counts, queues and runs."""
+    filters = regions.Filters.of(request.query_params)
+    parts = regions.overview(viewer, request.query_params)
+    choices = {"states": STATES, "queue_names": [str(queue) for queue in Queue], "tasks": task_names(), "tenants": _tenants(viewer)}
+    stream = "" if filters.cursor else _stream("overview", filters.query())
+    return _page("overview.html", viewer, stream, filters=filters, **parts, **choices)
+
+
+@pages.get("/runs/{run_id}")
+def run(run_id: str, viewer: ViewerNow) -> Response:
+    """One run."""
+    return _page("run.html", viewer, _stream("run", f"id={run_id}"), run_id=run_id, **regions.run(viewer, {"id": run_id}))
+
+
+@pages.post("/runs/{run_id}/revoke", dependencies=[FromHere])
+def revoke_run(run_id: str, viewer: ViewerNow) -> Response:
+    """Ends a waiting run."""
+    with viewer.acting.session() as session:
+        revoke(session, run_id)
+    return RedirectResponse(f"/runs/{run_id}", 303)
+
+
+@pages.post("/runs/{run_id}/replay", dependencies=[FromHere])
+def replay_run(run_id: str, viewer: ViewerNow) -> Response:
+    """Gives a failed or revoked run a full set of attempts."""
+    with viewer.acting.session() as session:
+        replay(session, run_id)
+    return RedirectResponse(f"/runs/{run_id}", 303)
+
+
+@pages.get("/mail")
+def mail(request: Request, viewer: ViewerNow) -> Response:
+    """The mail accounts."""
+    tenant = request.query_params.get("tenant", "").strip()
+    parts = regions.mail(viewer, request.query_params)
+    filters = regions.Filters(tenant=tenant)
+    return _page("mail.html", viewer, _stream("mail", filters.query()), filters=filters, tenants=_tenants(viewer), **parts)
+
+
+def error_page(request: Request, status: int, detail: str) -> Response:
+    """For people, what a problem document is for programs."""
+    facts = {"status": status, "detail": detail, "request_id": request.state.request_id}
+    return HTMLResponse(render("error.html", **facts, viewer=None, stream=""), status)
+
+
+def _login(request: Request, target: str, error: str = "", status: int = 200) -> Response:
+    def page(token: str) -> Response:
+        return HTMLResponse(render("login.html", csrf_token=token, target=target, error=error, viewer=None, stream=""), status)
+
+    return login_token(request, page)
+
+
+def _page(template: str, viewer: Viewer, stream: str, **values: Any) -> Response:
+    return HTMLResponse(render(template, viewer=viewer, stream=stream, **values))
+
+
+def _stream(page: str, query: str) -> str:
+    return f"/live?page={page}" + (f"&{query}" if query else "")
+
+
+def _tenants(viewer: Viewer) -> list[str]:
+    if not viewer.is_admin:
+        return []
+    with viewer.acting.system_session() as session:
+        return [tenant.name for tenant in Tenants(session).all()]
+
+
+def _inside(target: str) -> str:
+    """Only ever to one of our own pages: `//host` and `/\\host` lead elsewhere."""
+    is_ours = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
+    return target if is_ours else "/"

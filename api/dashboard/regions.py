@@ -1,0 +1,132 @@
+"""The parts of the pages that change. A page renders them once, the stream again and again; both call the functions here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+
+from api.dashboard import words
+from api.dashboard.sessions import Viewer
+from api.dashboard.templating import render
+from core.errors import InvalidInputError
+from runs.control import QueueStats, get_queue_stats, get_task_status, get_workers, is_ready, list_runs, parse_states
+from storage.repositories.email_clients import EmailClients
+from storage.repositories.mail_views import MailViews
+from storage.repositories.runs import RunFilter
+from storage.repositories.tenants import Tenants
+from storage.states import WAITING, State
+
+Regions = dict[str, Markup]
+FILTERS = ("state", "queue", "task", "q", "tenant")
+LATEST = 20
+WAITING_STATES = ",".join(sorted(WAITING)).lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What the list of runs is narrowed to, as it stands in the URL."""
+
+    state: str = ""
+    queue: str = ""
+    task: str = ""
+    q: str = ""
+    tenant: str = ""
+    cursor: str = ""
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Filters:
+        """Raises InvalidInputError for a state that is none."""
+        given = {name: query.get(name, "").strip()[:300] for name in (*FILTERS, "cursor")}
+        parse_states(given["state"])
+        return cls(**given)
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether anything but the page is chosen."""
+        return any(getattr(self, name) for name in FILTERS)
+
+    def query(self, **changes: str) -> str:
+        """The URL's query with changes; what is empty is left out."""
+        values = {name: getattr(self, name) for name in FILTERS} | changes
+        return urlencode({name: value for name, value in values.items() if value})
+
+    def for_runs(self) -> RunFilter:
+        """As the repository takes it; the tenant is the session's own."""
+        return RunFilter(parse_states(self.state), self.queue or None, self.task or None, None, self.q or None)
+
+
+def overview(viewer: Viewer, query: Mapping[str, str]) -> Regions:
+    """Tiles, queues and runs."""
+    filters = Filters.of(query)
+    with viewer.looking_at(filters.tenant).acting.session() as session:
+        queues = get_queue_stats(session)
+        page = list_runs(session, filters.for_runs(), cursor=filters.cursor or None)
+        workers = get_workers(session)
+        names = Tenants(session).names() if viewer.is_admin else {}
+    tiles = _tiles(queues, filters)
+    threads = sum(worker.worker.threads for worker in workers)
+    return {
+        "tiles": render("_tiles.html", tiles=tiles, workers=len(workers), threads=threads),
+        "queues": render("_queues.html", queues=queues, filters=filters, State=State),
+        "runs": render("_runs.html", page=page, filters=filters, names=names, viewer=viewer, words=words, State=State),
+    }
+
+
+def run(viewer: Viewer, query: Mapping[str, str]) -> Regions:
+    """Everything about one run. Raises NotFoundError."""
+    with viewer.acting.session() as session:
+        details = get_task_status(session, query.get("id", ""))
+    found = details.run
+    values = {name: words.shown(value, name) for name, value in found.args.items()}
+    facts = {"run": found, "attempts": details.attempts, "tenant_name": details.tenant_name, "arguments": values}
+    return {"run": render("_run.html", **facts, viewer=viewer, words=words, ready=is_ready(found), State=State)}
+
+
+def mail(viewer: Viewer, query: Mapping[str, str]) -> Regions:
+    """The accounts and how their syncs went."""
+    with viewer.looking_at(query.get("tenant", "").strip()[:100]).acting.session() as session:
+        accounts = EmailClients(session).all()
+        counts = MailViews(session).message_counts()
+        names = Tenants(session).names() if viewer.is_admin else {}
+        latest = [] if viewer.is_admin else MailViews(session).messages(None, None, None, limit=LATEST)
+    by_id = {account.id: account.name for account in accounts}
+    return {
+        "accounts": render("_accounts.html", accounts=accounts, counts=counts, names=names, viewer=viewer),
+        "latest": render("_latest.html", latest=latest, names=by_id),  # subjects are for the tenant's own people, not for operators
+    }
+
+
+PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {"overview": overview, "run": run, "mail": mail}
+
+
+def regions_of(viewer: Viewer, query: Mapping[str, str]) -> Regions:
+    """The regions of the page that `query` names. Raises InvalidInputError for none of ours."""
+    page = PAGES.get(query.get("page", ""))
+    if page is None:
+        raise InvalidInputError("There is no such page.")
+    return page(viewer, query)
+
+
+def _tiles(queues: list[QueueStats], filters: Filters) -> list[dict[str, Any]]:
+    def total(*states: State) -> int:
+        return sum(queue.counts.get(state, 0) for queue in queues for state in states)
+
+    oldest = max((queue.oldest_seconds for queue in queues if queue.oldest_seconds is not None), default=None)
+    retrying = total(State.RETRY)
+    waiting_note = f"the longest for {words.duration(oldest)}" if oldest is not None else "nothing is due"
+    tiles: list[tuple[str, str, int, str, str]] = [
+        ("waiting", "Waiting", total(*WAITING), waiting_note, WAITING_STATES),
+        ("running", "Running", total(State.STARTED), "claimed by a worker", "started"),
+        ("done", "Succeeded", total(State.SUCCESS), "in the kept history", "success"),
+        ("failed", "Failed", total(State.FAILURE), "dead letters to look at" if total(State.FAILURE) else "no dead letters", "failure"),
+    ]
+    if retrying:
+        tiles[0] = ("waiting", "Waiting", total(*WAITING), f"{words.number(retrying)} of them for a retry", WAITING_STATES)
+    return [
+        {"kind": kind, "label": label, "count": count, "note": note, "query": filters.query(state=state), "is_on": filters.state == state}
+        for kind, label, count, note, state in tiles
+    ]

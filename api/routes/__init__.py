@@ -1,0 +1,1 @@
+"""The JSON routes, one file a noun. Each parses, calls one function below, and renders."""

@@ -1,0 +1,164 @@
+"""Runs: enqueue by name, look, list, revoke, replay."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import anyio
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator
+from pydantic.alias_generators import to_camel
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import Acting, ActingNow
+from api.bodies import JsonRoute
+from api.shapes import AcceptedRun, RunPageView, RunRow, RunView
+from core.errors import InvalidInputError, NotFoundError
+from runs.control import enqueue_by_name, get_task_status, is_ready, list_runs, parse_states, replay, revoke
+from storage.repositories.runs import RunFilter
+from storage.repositories.tenants import Tenants
+
+router = APIRouter(route_class=JsonRoute, tags=["tasks"])
+POLL_SECONDS = 0.2
+LONGEST_DELAY = 366 * 86_400
+
+Seconds = Annotated[StrictInt | StrictFloat, Field(ge=0, le=LONGEST_DELAY, allow_inf_nan=False)]
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+Arguments = dict[str, Any]
+
+
+class TaskOptions(BaseModel):
+    """How one run differs from its task's policy. `countdown` and a number for `expires` are seconds from now."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
+
+    countdown: Seconds | None = None
+    eta: AwareDatetime | None = None
+    expires: Seconds | AwareDatetime | None = None
+    priority: Literal["low", "normal", "high"] = "normal"
+    unique_key: str | None = Field(None, min_length=1, max_length=200)
+
+    @field_validator("eta", "expires")
+    @classmethod
+    def _in_our_time(cls, value: object) -> object:
+        if isinstance(value, datetime) and not 2000 <= value.year <= 2200:
+            raise ValueError("the year must lie between 2000 and 2200")
+        return value
+
+
+class TaskRequest(BaseModel):
+    """A call of a task. `tenantId` and `userId` may be repeated here and must match the key's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: str = Field(min_length=1, max_length=200)
+    args: Arguments = {}
+    options: TaskOptions = TaskOptions()
+    tenant_id: str | None = None
+    user_id: str | None = None
+
+
+@router.post("/api/tasks", status_code=202)
+def enqueue_task(body: TaskRequest, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
+    """Record a run of any task; a worker takes it as soon as it is due."""
+    arguments = {"tenant_id": body.tenant_id, "user_id": body.user_id, **body.args}
+    return accept(acting, response, body.task, arguments, body.options.model_dump(exclude_none=True), idempotency_key)
+
+
+def accept(
+    acting: Acting,
+    response: Response,
+    task: str,
+    arguments: Arguments,
+    options: dict[str, Any] | None = None,
+    idempotency_key: str | None = None,
+) -> AcceptedRun:
+    """What every route that enqueues does. Tenant and user beside the arguments must be the key's, and are then left out."""
+    named = {name: arguments.get(name) for name in ("tenant_id", "user_id")}
+    if any(value is not None and not isinstance(value, str) for value in named.values()):
+        raise InvalidInputError("tenant_id and user_id are ids in text form.")
+    acting = acting.narrowed_to(named["tenant_id"], named["user_id"])
+    remaining = {name: value for name, value in arguments.items() if name not in named}
+    with acting.session() as session:
+        accepted = enqueue_by_name(session, task, remaining, options, idempotency_key=_unquoted(idempotency_key))
+    answer = AcceptedRun.of(accepted.run)
+    response.headers["Location"] = answer.href
+    return answer
+
+
+@router.get("/api/tasks")
+def list_tasks(
+    acting: ActingNow,
+    *,
+    state: Annotated[str | None, Query(max_length=200)] = None,
+    queue: Annotated[str | None, Query(max_length=100)] = None,
+    task: Annotated[str | None, Query(max_length=200)] = None,
+    tenant: Annotated[str | None, Query(max_length=100)] = None,
+    q: Annotated[str | None, Query(max_length=200)] = None,
+    cursor: Annotated[str | None, Query(max_length=300)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> RunPageView:
+    """Runs, the newest first. `state` takes several, separated by commas; `q` is an id's beginning or part of a task's name."""
+    with acting.session() as session:
+        tenant_id = _tenant_id(Tenants(session), acting, tenant) if tenant else None
+        narrowed = RunFilter(parse_states(state), queue or None, task or None, tenant_id, q or None)
+        page = list_runs(session, narrowed, cursor=cursor, limit=limit)
+    return RunPageView(items=[RunRow.of(run) for run in page.runs], next_cursor=page.next_cursor)
+
+
+@router.get("/api/tasks/{task_id}")
+async def get_task(task_id: str, request: Request, acting: ActingNow, wait: Annotated[float, Query(ge=0, le=30)] = 0) -> RunView:
+    """One run. With `wait`, answers as soon as the run has ended, at the latest after so many seconds."""
+
+    def look() -> RunView:
+        with acting.session() as session:
+            return RunView.of(get_task_status(session, task_id))
+
+    deadline = time.monotonic() + wait
+    seen = await run_in_threadpool(look)
+    while not seen.ready and time.monotonic() < deadline and not await _is_over(request):
+        await anyio.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))  # no connection is held meanwhile
+        seen = await run_in_threadpool(look)
+    return seen
+
+
+@router.post("/api/tasks/{task_id}/revoke")
+def revoke_task(task_id: str, acting: ActingNow) -> RunView:
+    """End a run that waits."""
+    with acting.session() as session:
+        revoke(session, task_id)
+        return RunView.of(get_task_status(session, task_id))
+
+
+@router.post("/api/tasks/{task_id}/replay", status_code=202)
+@router.post("/api/tasks/{task_id}/retry", status_code=202, include_in_schema=False)
+def replay_task(task_id: str, acting: ActingNow, response: Response) -> AcceptedRun:
+    """Give a dead letter or a revoked run a full set of attempts."""
+    with acting.session() as session:
+        run = replay(session, task_id)
+    assert not is_ready(run)
+    response.headers["Location"] = f"/api/tasks/{run.id}"
+    return AcceptedRun.of(run)
+
+
+async def _is_over(request: Request) -> bool:
+    """Whether nobody waits for the answer any more, or the server is about to stop."""
+    return request.app.state.stopping.is_set() or await request.is_disconnected()
+
+
+def _tenant_id(tenants: Tenants, acting: Acting, named: str) -> str:
+    """A foreign tenant is as unknown as none."""
+    if not acting.identity.is_system:
+        if named in {acting.identity.tenant_id, tenants.names().get(acting.identity.tenant_id)}:
+            return acting.identity.tenant_id
+        raise NotFoundError("There is no tenant with this id.")
+    return tenants.find(named).id
+
+
+def _unquoted(key: str | None) -> str | None:
+    """The header's draft wants a quoted string; everybody sends it bare."""
+    if key is not None and len(key) > 2 and key[0] == key[-1] == '"':
+        return key[1:-1]
+    return key
