@@ -29,7 +29,7 @@ def up() -> None:
     """Run everything on this machine: real services where their URLs are set, the embedded ones where not."""
     from cli.embedded import wait_for_valkey
     from cli.processes import check_before_start, start_logging
-    from cli.stack import stack
+    from cli.stack import listen_on, stack
     from cli.supervisor import Supervisor
     from core.logging import get_logger
 
@@ -37,7 +37,7 @@ def up() -> None:
     start_logging(settings)
     assert settings.signing_keys
     assert settings.credential_keys
-    children = stack(settings, {})
+    children = stack(settings, {}, listen_on(settings.api_host, settings.api_port))
     supervisor = Supervisor(children[:1] if settings.uses_embedded_broker else [])
     supervisor.handle_signals()
     try:
@@ -86,6 +86,10 @@ def scheduler() -> None:
 
 def api() -> None:
     """Serve the HTTP API and the dashboard."""
+    from cli.stack import listen_on
+
+    settings = get_settings()
+    listen_on(settings.api_host, settings.api_port).close()  # a port in use is one line here and a traceback's worth later
     _become("api_process")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
 import socket
@@ -64,19 +65,25 @@ def settings_with(changes: Mapping[str, str]) -> Settings:
     return load_settings(**{name.lower(): value for name, value in changes.items()})
 
 
+def listen_on(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigurationError when the address is not ours to listen on."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise ConfigurationError(f"API_HOST, API_PORT: {host}:{port} cannot be listened on ({error.strerror}).") from error
+    return listening
+
+
 def listen_near(host: str, wanted: int) -> socket.socket:
     """A listening socket on the wanted port or the next free one. The API inherits it, so that nobody can take the port between
     the look and the start. Raises ConfigurationError when there is none near."""
     for port in range(wanted, wanted + PORTS_TRIED):
-        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-            listening.listen(128)
-        except OSError:
-            listening.close()
-            continue
-        return listening
+        with contextlib.suppress(ConfigurationError):
+            return listen_on(host, port)
     raise ConfigurationError(f"API_PORT: no free port from {wanted} to {wanted + PORTS_TRIED - 1} on {host}.")
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cli import supervisor as module
 from cli.supervisor import FIRST_BACKOFF, MAX_BACKOFF, STEADY_SECONDS, Child, Supervisor
 from core.settings import environment
 from tests.servers.process import is_alive
@@ -44,7 +45,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Time as the supervisor sees it; add to it to pass some."""
     passed = [0.0]
     real = time.monotonic
-    monkeypatch.setattr(module.time, "monotonic", lambda: real() + passed[0])
+    monkeypatch.setattr("cli.supervisor.time.monotonic", lambda: real() + passed[0])
     return passed
 
 
@@ -156,14 +157,12 @@ def test_a_signal_during_the_start_of_a_child_loses_no_child(log: Path, monkeypa
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    real = module.subprocess.Popen
-
-    class Interrupted(real):  # type: ignore[type-arg, misc, valid-type]
-        def __init__(self, *args: object, **options: object) -> None:
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             super().__init__(*args, **options)
 
-    monkeypatch.setattr(module.subprocess, "Popen", Interrupted)
+    monkeypatch.setattr("cli.supervisor.subprocess.Popen", Interrupted)
     signal.signal(signal.SIGTERM, interrupt)
     child = shell("api", "exec sleep 60", log)
     try:
