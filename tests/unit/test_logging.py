@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import pytest
 import structlog
@@ -16,20 +18,30 @@ from core.tenancy import Identity, acting_as
 CANARY = "hunter2-canary"
 
 
-@pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """What was logged as JSON since the last look."""
+@contextmanager
+def logging_to(stream: io.StringIO, log_format: Literal["json", "console"]) -> Iterator[None]:
+    """Logging as a process sets it up, but into the stream; put back afterwards."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
-    configure_logging("INFO", "json")
-    def look():
-        e = capsys.readouterr().err
-        print(e, file=open("/tmp/err.txt","w"))
-    yield look
-    root.handlers[:], level = before
-    root.setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    configure_logging("INFO", log_format)
+    handler = root.handlers[0]
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(stream)
+    try:
+        yield
+    finally:
+        root.handlers[:], level = before
+        root.setLevel(level)
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture
+def lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """What was logged as JSON."""
+    stream = io.StringIO()
+    with logging_to(stream, "json"):
+        yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 def test_a_line_has_time_level_message_context_and_facts(lines: Callable[[], list[dict[str, Any]]]) -> None:
@@ -118,10 +130,11 @@ def test_below_the_level_nothing_is_written(lines: Callable[[], list[dict[str, A
     assert lines() == []
 
 
-def test_the_console_shows_the_event_and_no_json(capsys: pytest.CaptureFixture[str], lines: Callable[[], object]) -> None:
-    configure_logging("INFO", "console")
-    get_logger("x").info("hello", token=CANARY, n=1)
-    written = capsys.readouterr().err
+def test_the_console_shows_the_event_and_no_json() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "console"):
+        get_logger("x").info("hello", token=CANARY, n=1)
+    written = stream.getvalue()
     assert "hello" in written
     assert "n=1" in written
     assert not written.startswith("{")
