@@ -20,6 +20,7 @@ from mail.errors import DeliveryUncertain, Greylisted, RecipientRejected
 from mail.mime_build import OutgoingAttachment, OutgoingMail, build_message, new_message_id
 from mail.smtp import SmtpTransport
 from runs.current import current_run
+from runs.limits import SoftTimeLimitExceeded
 from runs.registry import AttachmentId, EmailClientId
 from runs.task import task
 from storage.engine import session_scope
@@ -127,17 +128,18 @@ def _deliver(email: OutboundEmail) -> OutboundEmail:
     try:
         with SmtpTransport(endpoint) as transport:
             outcome = deliver(email.source, sender=email.sender, recipients=recipients, via=transport, before_final_dot=mark)
-            return _record(email.id, outcome)
     except DeliveryUncertain as error:
         _settle_uncertain(email.id, error)
         raise
+    except SoftTimeLimitExceeded as error:
+        _interrupted(email.id, error)
+        raise
     except Greylisted as error:  # the whole mail is put off: nobody has it, everybody is tried again
         return _record(email.id, DeliveryOutcome([], [], error.retry_after, None), str(error))
-    except Snooze:
-        raise
     except MailroomError as error:
         _not_sent(email.id, error)
         raise
+    return _record(email.id, outcome)  # out of the try: whatever fails from here on, the server has the mail
 
 
 def _envelope(email: OutboundEmail) -> tuple[Endpoint, list[str]]:
@@ -167,6 +169,15 @@ def _not_sent(email_id: str, error: MailroomError) -> None:
     is_last = run is not None and run.attempt >= run.max_attempts and isinstance(error, TransientError)
     with session_scope() as session:
         OutboundEmails(session).not_sent(email_id, str(error), is_final=isinstance(error, PermanentError) or is_last)
+
+
+def _interrupted(email_id: str, error: SoftTimeLimitExceeded) -> None:
+    """The limit struck somewhere: after the mark nobody knows whether the server has the mail."""
+    with session_scope() as session:
+        is_marked = OutboundEmails(session).one(email_id).status == OutboundStatus.SENDING
+    if is_marked:
+        _settle_uncertain(email_id, DeliveryUncertain("The time limit struck while the server had the mail; it may have been delivered."))
+    _not_sent(email_id, error)
 
 
 def _settle_uncertain(email_id: str, error: DeliveryUncertain) -> None:

@@ -44,6 +44,9 @@ class Watch:
     """One thread for all deadlines of a process, started with the first."""
 
     def __init__(self) -> None:
+        # A plain lock, taken as such: an exception that arrives in Python code between a Condition's lock and the block it guards
+        # would leave it locked for ever.
+        self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._heap: list[tuple[float, int, _Deadline]] = []
         self._order = itertools.count()

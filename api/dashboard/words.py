@@ -27,6 +27,11 @@ REASONS = {
     "permanent": "Trying again cannot help.",
     "invalid_input": "What it was given is wrong; trying again cannot help.",
     "not_found": "What it works on does not exist any more.",
+    "authentication_refused": "The account's credentials have to be changed first.",
+    "certificate_refused": "The server's certificate has to be mended first, or the account's server changed.",
+    "encryption_required": "The account's security setting does not fit its server.",
+    "recipient_rejected": "The receiving server will not take this mail.",
+    "uncertain": "The mail may have been delivered, so it is not sent again by itself.",
 }
 LONGEST_VALUE = 120
 MOST_ITEMS = 20
@@ -91,8 +96,8 @@ def why_it_waits(run: TaskRun) -> str | None:
 
 
 def why_it_ended(run: TaskRun) -> str | None:
-    """The recorded reason in words; an unknown one as it stands."""
-    return REASONS.get(run.reason, run.reason.replace("_", " ")) if run.reason else None
+    """The recorded reason as a sentence; an unknown one is named."""
+    return REASONS.get(run.reason, f"Trying again cannot help ({run.reason.replace('_', ' ')}).") if run.reason else None
 
 
 def waited(run: TaskRun) -> str:

@@ -283,7 +283,7 @@ def test_waiting_is_explained_in_plain_words(monkeypatch: pytest.MonkeyPatch) ->
         assert str(words.why_it_waits(run_that(waiting_for=reason))).startswith("It waits")
     assert words.why_it_waits(run_that(state="SUCCESS")) is None
     assert words.why_it_ended(run_that(reason="expired")) == "It was not started in time and has expired."
-    assert words.why_it_ended(run_that(reason="some_code")) == "some code"
+    assert words.why_it_ended(run_that(reason="some_code")) == "Trying again cannot help (some code)."
     assert words.clock_time(eta - timedelta(days=400)).startswith((eta - timedelta(days=400)).strftime("%d %b"))
     assert words.waited(run_that(state="SUCCESS", fence=2, started_at=now())) == "–"
 
