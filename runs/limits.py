@@ -47,7 +47,7 @@ class Watch:
         # A plain lock, taken as such: an exception that arrives in Python code between a Condition's lock and the block it guards
         # would leave it locked for ever.
         self._lock = threading.Lock()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(self._lock)
         self._heap: list[tuple[float, int, _Deadline]] = []
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
@@ -63,7 +63,7 @@ class Watch:
             self._disarm(deadline)
 
     def _arm(self, when: float, deadline: _Deadline) -> None:
-        with self._changed:
+        with self._lock:
             heapq.heappush(self._heap, (when, next(self._order), deadline))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="limits", daemon=True)
@@ -72,7 +72,7 @@ class Watch:
                 self._changed.notify()
 
     def _disarm(self, deadline: _Deadline) -> None:
-        with self._changed:
+        with self._lock:
             deadline.is_over = True
             if deadline.fired:
                 _RAISE(deadline.thread_id, ctypes.py_object())  # NULL withdraws an exception that was not delivered yet

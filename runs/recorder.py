@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError, IntegrityError
 
 from brokers.consumer import Delivery, Verdict, settle_all
 from brokers.message import Envelope, MessageEncoder, MessageRejectedError
@@ -26,9 +25,8 @@ from core.errors import UnavailableError
 from core.logging import get_logger
 from runs.message import RunMessage
 from runs.retry import ResultError, failed, handed_back
-from storage.claims import claim, write_outcomes
-from storage.engine import system_connection
-from storage.outcomes import Claim
+from storage.outcomes import Claim, RecordRefusedError
+from storage.record import open_record
 
 log = get_logger(__name__)
 IDLE_SECONDS = 0.25
@@ -67,7 +65,7 @@ class Recorder(threading.Thread):
     ) -> None:
         super().__init__(name="recorder", daemon=True)
         self.worker_id = worker_id
-        self._engine = engine
+        self._record = open_record(engine)
         self._encoder = encoder
         self._limit = threads + claim_ahead
         self._start_run = start_run
@@ -127,6 +125,7 @@ class Recorder(threading.Thread):
                 log.warning("record_unreachable", error=type(error).__name__, unwritten=len(self._unwritten))
                 time.sleep(BROKEN_SECONDS)
         self._hand_back_the_rest()
+        self._record.close()
 
     def turn(self) -> None:
         """One round trip: outcomes and claims, then their consequences."""
@@ -151,14 +150,12 @@ class Recorder(threading.Thread):
         tenants = {run_id: message.envelope.tenant_id for run_id, message in wanted.items()}
         outcomes = [message.outcome for message in done if message.outcome is not None]
         try:
-            with system_connection(self._engine) as connection:
-                written = write_outcomes(connection, outcomes)
-                claimed = claim(connection, self.worker_id, tenants, self._in_doubt & wanted.keys())
+            written, claimed = self._record.turn(self.worker_id, outcomes, tenants, self._in_doubt & wanted.keys())
         except Exception as error:
             self._in_doubt.update(wanted)  # that commit may have happened
             for message in wanted.values():
                 self._wait(message)
-            if isinstance(error, DataError | IntegrityError):
+            if isinstance(error, RecordRefusedError):
                 self._isolate(done)
             raise
         self._in_doubt.difference_update(wanted)
@@ -171,9 +168,8 @@ class Recorder(threading.Thread):
         """The database refuses what one of these would write. That one fails with a reason; the others are not held up by it."""
         for message in done:
             try:
-                with system_connection(self._engine) as connection:
-                    write_outcomes(connection, [message.outcome] if message.outcome is not None else [])
-            except (DataError, IntegrityError):
+                self._record.turn(self.worker_id, [message.outcome] if message.outcome is not None else [], {}, ())
+            except RecordRefusedError:
                 if message.claim is not None:
                     message.outcome = failed(message.claim, ResultError("The outcome could not be recorded; the database refused it."), 0.0)
 

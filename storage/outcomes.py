@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from core.errors import PermanentError
 from storage.states import State, WaitingFor
+
+
+class RecordRefusedError(PermanentError):
+    """The database refuses what one of the outcomes would write; trying the same again cannot help."""
+
+    code = "record_refused"
+
+    def __init__(self) -> None:
+        super().__init__("The database refused an outcome.")
 
 
 @dataclass(frozen=True, slots=True)
