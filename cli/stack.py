@@ -33,8 +33,8 @@ def stack(settings: Settings, changes: Mapping[str, str], listening: socket.sock
     children = [valkey(settings, logs / "valkey.log")] if settings.uses_embedded_broker else []
     children += workers(settings, child_environment, logs / "worker.log")
     children.append(Child("scheduler", command("scheduler_process"), child_environment, log=logs / "scheduler.log"))
-    inherited = (listening.fileno(),) if listening is not None else ()
-    api = command("api_process", *(f"--fd={number}" for number in inherited))
+    inherited = (listening,) if listening is not None else ()
+    api = command("api_process", *(f"--fd={each.fileno()}" for each in inherited))
     children.append(Child("api", api, child_environment, log=logs / "api.log", inherited=inherited))
     return children
 

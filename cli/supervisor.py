@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,14 +33,14 @@ _prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)  # Linux only
 @dataclass
 class Child:
     """One supervised process. `log` is where its output goes (None: with ours); `grace` how long TERM may take, in seconds;
-    `inherited` the file descriptors it gets besides."""
+    `inherited` the sockets it gets besides; held here, because they must be open at every restart."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path | None = None
     grace: float = 10.0
-    inherited: tuple[int, ...] = ()
+    inherited: tuple[socket.socket, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     restarts: int = 0
@@ -68,7 +69,7 @@ class Child:
                 stdout=output or sys.stderr,
                 stderr=output or sys.stderr,
                 preexec_fn=die_with_parent,  # noqa: PLW1509  (a system call and a comparison; no lock is taken)
-                pass_fds=self.inherited,
+                pass_fds=[each.fileno() for each in self.inherited],
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops in order
             )
         finally:

@@ -19,6 +19,7 @@ from core.tenancy import bound_identity
 
 SECRET_NAMES = re.compile(r"pass(word|wd)?|secret|token|credential|authorization|cookie|api_?key|signature|body|html|kwargs", re.IGNORECASE)
 ADDRESS = re.compile(r"[\w.+%'-]+@[\w-]+(\.[\w-]+)*")
+LIBRARY = re.compile(r".*/lib/python3\.\d+/(site-packages/)?")
 URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 HIDDEN = "***"
 QUIET_LIBRARIES = {
@@ -134,8 +135,8 @@ def where_it_was_raised(error: BaseException, limit: int = 20) -> list[str]:
 
 def _short(path: str) -> str:
     """A path from the repository root or from site-packages on."""
-    for marker in ("/site-packages/", "/lib/python3"):
-        if marker in path:
-            return path.rsplit(marker, 1)[1]
+    in_library = LIBRARY.search(path)
+    if in_library:
+        return path[in_library.end() :]
     root = __file__.rsplit("/core/", 1)[0] + "/"
     return path.removeprefix(root)

@@ -89,7 +89,7 @@ def test_a_killed_worker_is_replaced_and_its_runs_are_rescued(mailroom: Mailroom
 
 @pytest.mark.parametrize("process", ["worker", "api", "scheduler"])
 def test_a_missing_key_stops_the_start_with_one_line(mailroom: Mailroom, process: str) -> None:
-    done = mailroom.installation.command(process, check=False, CREDENTIAL_ENCRYPTION_KEY="")
+    done = mailroom.installation.command(process, check=False, API_PORT=str(free_port()), CREDENTIAL_ENCRYPTION_KEY="")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("manage.py: CREDENTIAL_ENCRYPTION_KEY is not set")
     assert done.stderr.count("\n") == 1
@@ -98,7 +98,7 @@ def test_a_missing_key_stops_the_start_with_one_line(mailroom: Mailroom, process
 @pytest.mark.parametrize("process", ["worker", "scheduler", "api"])
 def test_a_database_that_is_not_there_is_one_line_and_exit_code_5(mailroom: Mailroom, process: str) -> None:
     url = f"postgresql://mailroom:canary-secret@127.0.0.1:{free_port()}/mailroom"
-    done = mailroom.installation.command(process, check=False, DATABASE_URL=url)
+    done = mailroom.installation.command(process, check=False, API_PORT=str(free_port()), DATABASE_URL=url)
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr == "manage.py: DATABASE_URL: the database cannot be reached.\n"
 
@@ -106,10 +106,18 @@ def test_a_database_that_is_not_there_is_one_line_and_exit_code_5(mailroom: Mail
 @pytest.mark.parametrize("arguments", [("db", "migrate"), ("tenant", "list"), ("key", "create", "acme"), ("up",)])
 def test_every_command_says_in_a_line_that_the_database_is_not_there(mailroom: Mailroom, arguments: tuple[str, ...]) -> None:
     url = f"postgresql://mailroom:canary-secret@127.0.0.1:{free_port()}/mailroom"
-    done = mailroom.installation.command(*arguments, check=False, DATABASE_URL=url)
+    done = mailroom.installation.command(*arguments, check=False, API_PORT=str(free_port()), DATABASE_URL=url)
     assert done.returncode == 5, done.stderr
     assert done.stderr.count("\n") == 1
     assert "canary" not in done.stderr
+
+
+@pytest.mark.parametrize("process", ["api", "up"])
+def test_a_port_in_use_is_one_line(mailroom: Mailroom, process: str) -> None:
+    done = mailroom.installation.command(process, check=False)
+    assert done.returncode == 1
+    assert f"127.0.0.1:{mailroom.installation.port}" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_empty_database_stops_the_start_with_one_line(mailroom: Mailroom, postgres: Postgres) -> None:

@@ -112,13 +112,13 @@ def record(database: str, tmp_path: Path) -> Iterator[Record]:
 
 
 @pytest.fixture(params=["rabbitmq", "redis", "valkey"])
-def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+def wire(request: pytest.FixtureRequest) -> Wire:
     """An empty broker."""
     name = {"redis": "redis_server"}.get(request.param, request.param)
     server = request.getfixturevalue(name)
     found: Wire = RabbitWire(server) if request.param == "rabbitmq" else RedisWire(server)
     found.clean()
-    yield found
+    return found
 
 
 class World(Record):

@@ -76,7 +76,7 @@ def test_many_schedulers_start_one_run_for_each_minute(world: World, monkeypatch
 
     for _ in range(15):
         clock[0] += timedelta(minutes=1)
-        together(*[lambda each=each: each.tick() and None for each in schedulers], plain_periodiq)  # type: ignore[misc]
+        together(*[lambda each=each: each.tick() and None for each in schedulers], plain_periodiq)
     with world.session() as session:
         ticks = list(session.scalars(select(ScheduleTick).order_by(ScheduleTick.minute)))
     assert [tick.minute for tick in ticks] == [datetime(2026, 3, 1, 12, minute, tzinfo=UTC) for minute in range(1, 16)]

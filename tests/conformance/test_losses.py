@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 import runs.enqueue
 from brokers.message import Envelope
 from storage import dispatch
-from storage.claims import claim, write_outcomes
 from storage.engine import system_connection
-from storage.outcomes import Outcome
+from storage.outcomes import Claim, Outcome
+from storage.record import open_record
 from storage.states import State
 from tests.conformance.conftest import World
 from tests.toys import wait_until
 
 
+def turn(
+    world: World, worker: str, *, outcomes: Sequence[Outcome] = (), wanted: Mapping[str, str] | None = None, in_doubt: Sequence[str] = ()
+) -> tuple[set[str], dict[str, Claim]]:
+    """One turn of a worker's recorder at the record."""
+    record = open_record(world.engine)
+    try:
+        return record.turn(worker, outcomes, wanted or {}, in_doubt)
+    finally:
+        record.close()
+
+
 def lost_worker_claims(world: World, run_id: str) -> None:
     """A worker that dies before it has said anything of itself but its claim."""
-    with system_connection(world.engine) as connection:
-        assert claim(connection, "lost-worker", {run_id: world.people.acme.tenant_id})
+    _, claimed = turn(world, "lost-worker", wanted={run_id: world.people.acme.tenant_id})
+    assert claimed
 
 
 def test_messages_lost_on_the_broker_are_published_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,14 +112,12 @@ def test_an_outcome_with_an_old_fence_changes_nothing(world: World) -> None:
     lost_worker_claims(world, run_id)
     world.relay_turn()  # given back; somebody else claims it
     lost_worker_claims(world, run_id)
-    with system_connection(world.engine) as connection:
-        late = Outcome(run_id, 1, State.SUCCESS, result="from beyond")
-        assert write_outcomes(connection, [late]) == set()
+    late = Outcome(run_id, 1, State.SUCCESS, result="from beyond")
+    assert turn(world, "lost-worker", outcomes=[late])[0] == set()
     run = world.run(run_id)
     assert (run.state, run.fence, run.result) == ("STARTED", 2, None)
-    with system_connection(world.engine) as connection:
-        assert write_outcomes(connection, [Outcome(run_id, 2, State.SUCCESS, result="now")]) == {run_id}
-        assert write_outcomes(connection, [Outcome(run_id, 2, State.FAILURE)]) == set()  # and only once
+    assert turn(world, "lost-worker", outcomes=[Outcome(run_id, 2, State.SUCCESS, result="now")])[0] == {run_id}
+    assert turn(world, "lost-worker", outcomes=[Outcome(run_id, 2, State.FAILURE)])[0] == set()  # and only once
     assert world.run(run_id).result == "now"
     assert len(world.attempts(run_id)) == 2
 
@@ -114,12 +125,10 @@ def test_an_outcome_with_an_old_fence_changes_nothing(world: World) -> None:
 def test_a_claim_that_got_no_answer_is_not_counted_twice(world: World) -> None:
     run_id = world.enqueue(world.toys.add, x=1)
     wanted = {run_id: world.people.acme.tenant_id}
-    with system_connection(world.engine) as connection:
-        assert claim(connection, "me", wanted)[run_id].attempt == 1
-    with system_connection(world.engine) as connection:
-        assert claim(connection, "me", wanted) == {}
-        assert claim(connection, "another", wanted, in_doubt=[run_id]) == {}
-        again = claim(connection, "me", wanted, in_doubt=[run_id])[run_id]
+    assert turn(world, "me", wanted=wanted)[1][run_id].attempt == 1
+    assert turn(world, "me", wanted=wanted)[1] == {}
+    assert turn(world, "another", wanted=wanted, in_doubt=[run_id])[1] == {}
+    again = turn(world, "me", wanted=wanted, in_doubt=[run_id])[1][run_id]
     assert (again.attempt, again.fence) == (1, 1)
 
 

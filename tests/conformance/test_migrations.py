@@ -37,7 +37,7 @@ def test_upgrading_twice_changes_nothing(empty_database: str) -> None:
 
 def test_several_processes_may_upgrade_at_once(empty_database: str) -> None:
     engines = [make_engine(empty_database) for _ in range(2)]
-    together(*[lambda engine=engine: upgrade(engine) for engine in engines])  # type: ignore[misc]
+    together(*[lambda engine=engine: upgrade(engine) for engine in engines])
     current, newest = current_and_newest(engines[0])
     assert current == newest
     for engine in engines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Engine, func, select, text
@@ -81,17 +81,28 @@ def anns(record: Record) -> Belongings:
         folder = EmailFolder(**owner, client_id=client.id, name="INBOX", role="inbox", uid_validity=1, uid_next=2, message_count=1)
         session.add(folder)
         session.flush()
-        nothing: dict[str, Any] = dict.fromkeys(("references", "to", "cc", "flags", "headers", "defects"), [])
+        nothing: dict[str, Any] = {name: [] for name in ("references", "to", "cc", "flags", "headers", "defects")}
         message = EmailMessage(
             **owner, client_id=client.id, folder_id=folder.id, uid_validity=1, uid=1, subject="Hi", size=1, sha256="0" * 64, **nothing
         )
-        outbound = OutboundEmail(**owner, user_id=ann.user_id, client_id=client.id, run_id=new_id(), message_id="<1@x>", sender="a", source=b"x")
+        outbound = OutboundEmail(
+            **owner, user_id=ann.user_id, client_id=client.id, run_id=new_id(), message_id="<1@x>", sender="a", source=b"x"
+        )
         session.add_all([message, outbound])
         session.flush()
         session.add(OutboundRecipient(**owner, email_id=outbound.id, address="bob@example.test"))
         attachment = EmailAttachment(**owner, user_id=ann.user_id, email_id=message.id, filename="f", content_type="text/plain", size=1)
         run = TaskRun(
-            **owner, id=new_id(), user_id=ann.user_id, task="add", queue="default", args={}, state="FAILURE", max_attempts=1, fence=1, attempt=1
+            **owner,
+            id=new_id(),
+            user_id=ann.user_id,
+            task="add",
+            queue="default",
+            args={},
+            state="FAILURE",
+            max_attempts=1,
+            fence=1,
+            attempt=1,
         )
         session.add_all([attachment, run])
         session.flush()
@@ -227,7 +238,7 @@ def test_a_foreign_mail_is_not_marked_as_being_sent(record: Record, anns: Belong
 
 def test_a_batch_is_not_stored_into_a_foreign_folder(record: Record, anns: Belongings) -> None:
     folder = RemoteFolder("INBOX", b"INBOX", "/", "inbox", True)  # type: ignore[arg-type]
-    batch = SyncBatch(folder, 1, FolderCursor(1, 9, None), [], [], [1], False, 1, 1)
+    batch = SyncBatch(folder, 1, False, [], [], [1], FolderCursor(1, 9, None), 1, 1)
     for stranger in strangers(record, with_user=False):
         with pytest.raises(Exception, match="No row"), record.session(stranger) as session:
             EmailMessages(session).store(anns.client, batch)
@@ -245,7 +256,6 @@ def test_references_cannot_leave_the_tenant(record: Record, anns: Belongings) ->
     gus = record.people.gus
     with pytest.raises(Exception, match=r"(?i)foreign key"), record.session() as session:
         session.add(EmailFolder(tenant_id=gus.tenant_id, client_id=anns.client, name="INBOX"))
-        session.flush()
 
 
 # What PostgreSQL refuses even to a query that has forgotten its tenant.
@@ -262,7 +272,7 @@ def raw(record: Record) -> Engine:
 @only_postgres
 def test_without_a_bound_identity_there_is_no_row(raw: Engine, anns: Belongings) -> None:
     with raw.begin() as connection:
-        for model in [*TENANTS_TABLES, Tenant]:
+        for model in (*TENANTS_TABLES, cast("type[Base]", Tenant)):
             assert connection.scalar(select(func.count()).select_from(model)) == 0, model
 
 
@@ -281,11 +291,8 @@ def test_with_a_bound_identity_there_are_its_rows_only(raw: Engine, record: Reco
 def test_a_row_for_another_tenant_is_refused(raw: Engine, record: Record) -> None:
     with pytest.raises(ProgrammingError, match="row-level security"), record.session(record.people.acme) as session:
         session.add(User(tenant_id=record.people.globex.tenant_id, name="spy"))
-        session.flush()
     with record.session(record.people.acme) as session:
-        moved = session.execute(
-            text("UPDATE users SET name = 'x' WHERE tenant_id = :other"), {"other": record.people.globex.tenant_id}
-        )
+        moved = session.execute(text("UPDATE users SET name = 'x' WHERE tenant_id = :other"), {"other": record.people.globex.tenant_id})
         assert moved.rowcount == 0  # type: ignore[attr-defined]
     with pytest.raises(ProgrammingError, match="row-level security"), record.session(record.people.acme) as session:
         session.execute(text("UPDATE users SET tenant_id = :other"), {"other": SYSTEM_TENANT})
@@ -297,7 +304,8 @@ def test_every_table_of_tenants_has_the_wall_and_the_role_does_not_walk_through_
         tables = connection.execute(
             text(
                 "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
-                " WHERE c.relkind IN ('r', 'p') AND a.attname = 'tenant_id' AND NOT a.attisdropped AND c.relnamespace = 'public'::regnamespace"
+                " WHERE c.relkind IN ('r', 'p') AND a.attname = 'tenant_id' AND NOT a.attisdropped"
+                " AND c.relnamespace = 'public'::regnamespace"
             )
         ).all()
         bypasses = connection.scalar(text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pika
 import redis
@@ -121,7 +121,7 @@ class RedisWire(Wire):
         return sum(int(self._client.llen(f"mailroom:{queue}:{level}")) for level in range(3))
 
     def dead_letters(self, queue: str) -> list[bytes]:
-        return [bytes(body) for body in self._client.lrange(f"mailroom:{queue}.XQ", 0, -1)]
+        return cast("list[bytes]", self._client.lrange(f"mailroom:{queue}.XQ", 0, -1))
 
     def lose_everything(self) -> None:
         self._client.flushall()

@@ -87,9 +87,7 @@ def test_a_librarys_line_takes_the_same_path(lines: Callable[[], list[dict[str, 
         {"nested": {"deep": [{"credential": CANARY}]}},
     ],
 )
-def test_a_secret_or_an_address_never_reaches_a_line(
-    facts: dict[str, Any], lines: Callable[[], list[dict[str, Any]]]
-) -> None:
+def test_a_secret_or_an_address_never_reaches_a_line(facts: dict[str, Any], lines: Callable[[], list[dict[str, Any]]]) -> None:
     get_logger("x").info("event", **facts)
     logging.getLogger("library").warning("event", extra=facts)
     found = lines()
@@ -117,10 +115,9 @@ def test_an_error_tells_class_text_and_places_and_no_values(lines: Callable[[], 
 
 
 def test_places_in_libraries_are_short() -> None:
-    try:
+    with pytest.raises(ValueError) as caught:
         json.loads("{")
-    except ValueError as error:
-        assert any(place.startswith(".11/json/") or place.startswith("json/") for place in where_it_was_raised(error)[1:])
+    assert any(place.startswith("json/") for place in where_it_was_raised(caught.value)[1:])
 
 
 def test_below_the_level_nothing_is_written(lines: Callable[[], list[dict[str, Any]]]) -> None:

@@ -143,7 +143,10 @@ LEGACY: list[tuple[dict[str, str], dict[str, str]]] = [
     ({"REDIS_HOST": "h", "REDIS_DB": "3", "REDIS_BROKER_DB": "4"}, {"redis_url": "redis://h:6379/4"}),
     ({"REDIS_HOST": "h", "REDIS_USE_SSL": "true"}, {"redis_url": "rediss://h:6379/0"}),
     ({"REDIS_HOST": "h", "REDIS_USE_SSL": "1", "REDIS_SSL_VERIFY_CERT": "no"}, {"redis_url": "rediss://h:6379/0?ssl_cert_reqs=none"}),
-    ({"REDIS_HOST": "h", "REDIS_USE_SSL": "yes", "REDIS_SSL_CERT_REQS": "Optional"}, {"redis_url": "rediss://h:6379/0?ssl_cert_reqs=optional"}),
+    (
+        {"REDIS_HOST": "h", "REDIS_USE_SSL": "yes", "REDIS_SSL_CERT_REQS": "Optional"},
+        {"redis_url": "rediss://h:6379/0?ssl_cert_reqs=optional"},
+    ),
     ({"SOMETHING_ELSE": "1", "CELERYD_CONCURRENCY": ""}, {}),
 ]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -189,3 +191,15 @@ def test_output_without_a_log_goes_to_ours(capfd: pytest.CaptureFixture[str]) ->
     child.spawn()
     assert until(lambda: not child.is_alive)
     assert "to the terminal" in capfd.readouterr().err
+
+
+def test_a_socket_stays_open_for_every_start_of_its_child(log: Path) -> None:
+    child = shell("api", "exit 1", log)
+    child.inherited = (socket.create_server(("127.0.0.1", 0)),)  # nobody else holds it
+    number = child.inherited[0].fileno()
+    child.command = ["/bin/sh", "-c", f"readlink /proc/self/fd/{number}; exit 1"]
+    for _ in range(2):
+        child.spawn()
+        assert until(lambda: not child.is_alive)
+    child.inherited[0].close()
+    assert re.fullmatch(r"(socket:\[\d+\]\n)\1", log.read_text())

@@ -1,0 +1,259 @@
+"""The recorder: nothing is acknowledged before the record has it, and nothing is lost when the database is away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+import runs.recorder
+from brokers.consumer import Delivery, Verdict
+from brokers.message import Envelope, MessageEncoder
+from brokers.stub import StubBroker, StubConsumer
+from core.errors import UnavailableError
+from runs.message import RunMessage
+from runs.recorder import Recorder
+from runs.retry import succeeded
+from storage.outcomes import Claim, Outcome
+from tests.unit.conftest import House
+
+
+class Recording:
+    """A recorder that is turned by hand, over a database that can be away before or after it has committed."""
+
+    def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch, *, threads: int = 2) -> None:
+        self.house = house
+        self.encoder = MessageEncoder({"k1": bytes(32)})
+        self.consumer = StubConsumer(StubBroker(), lambda _delivery: None)
+        self.started: list[RunMessage] = []
+        self.adoptable: Callable[[Envelope], Verdict | None] = lambda _envelope: Verdict.ACK
+        self.away: str | None = None
+        monkeypatch.setattr(runs.recorder, "IDLE_SECONDS", 0.001)
+        monkeypatch.setattr(runs.recorder, "BROKEN_SECONDS", 0.001)
+        self.recorder = Recorder(
+            house.engine,
+            self.encoder,
+            "me",
+            threads=threads,
+            start_run=self._start,
+            adopt=self._adopt,
+        )
+        self._record, self.recorder._record = self.recorder._record, self
+
+    def _start(self, message: RunMessage) -> None:
+        self.started.append(message)
+
+    def _adopt(self, envelope: Envelope) -> Verdict | None:
+        return self.adoptable(envelope)
+
+    def turn(
+        self, worker_id: str, outcomes: Sequence[Outcome], wanted: Mapping[str, str], in_doubt: Collection[str]
+    ) -> tuple[set[str], dict[str, Claim]]:
+        """The record's, which may be away."""
+        if self.away == "before":
+            raise OperationalError("", None, Exception("away"))
+        done = self._record.turn(worker_id, outcomes, wanted, in_doubt)
+        if self.away == "after":
+            raise OperationalError("", None, Exception("no answer"))
+        return done
+
+    def close(self) -> None:
+        self._record.close()
+
+    def offer(self, run_id: str, queue: str = "default") -> None:
+        body = self.encoder.pack(Envelope(run_id, "add", queue, self.house.people.acme.tenant_id))
+        self.recorder.offer(Delivery(body, queue, self.consumer, None))
+
+    def finish(self, message: RunMessage) -> None:
+        assert message.claim is not None
+        message.outcome = succeeded(message.claim, 1, 5)
+        self.recorder.finished(message)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return [verdict for _, verdict in self.consumer.settled]
+
+
+@pytest.fixture
+def recording(house: House, monkeypatch: pytest.MonkeyPatch) -> Recording:
+    return Recording(house, monkeypatch)
+
+
+def test_a_message_is_acknowledged_only_after_its_outcome_is_committed(recording: Recording) -> None:
+    run_id = recording.house.enqueue(recording.house.toys.add, x=1)
+    recording.offer(run_id)
+    recording.recorder.turn()
+    (message,) = recording.started
+    assert message.kwargs == {"x": 1, "y": 1}
+    assert recording.verdicts == []
+    recording.finish(message)
+    recording.away = "before"
+    for _ in range(3):
+        with pytest.raises(OperationalError):
+            recording.recorder.turn()
+        assert recording.verdicts == []
+    recording.away = None
+    recording.recorder.turn()
+    assert recording.house.run(run_id).state == "SUCCESS"
+    assert recording.verdicts == [Verdict.ACK]
+
+
+def test_a_database_that_is_away_loses_no_message(recording: Recording) -> None:
+    runs_ = [recording.house.enqueue(recording.house.toys.add, x=number) for number in range(2)]
+    recording.away = "before"
+    for run_id in runs_:
+        recording.offer(run_id)
+    for _ in range(3):
+        with pytest.raises(OperationalError):
+            recording.recorder.turn()
+    assert (recording.started, recording.verdicts) == ([], [])
+    recording.away = None
+    recording.recorder.turn()
+    assert {message.run_id for message in recording.started} == set(runs_)
+
+
+def test_a_claim_whose_commit_got_no_answer_is_counted_once(recording: Recording) -> None:
+    run_id = recording.house.enqueue(recording.house.toys.add, x=1)
+    recording.offer(run_id)
+    recording.away = "after"
+    with pytest.raises(OperationalError):
+        recording.recorder.turn()
+    assert recording.house.run(run_id).state == "STARTED"
+    recording.away = None
+    recording.recorder.turn()
+    (message,) = recording.started
+    assert message.claim is not None
+    assert (message.claim.attempt, message.claim.fence) == (1, 1)
+
+
+def test_an_outcome_whose_commit_got_no_answer_is_written_once(recording: Recording) -> None:
+    run_id = recording.house.enqueue(recording.house.toys.add, x=1)
+    recording.offer(run_id)
+    recording.recorder.turn()
+    recording.finish(recording.started[0])
+    recording.away = "after"
+    with pytest.raises(OperationalError):
+        recording.recorder.turn()
+    recording.away = None
+    recording.recorder.turn()
+    assert recording.verdicts == [Verdict.ACK]
+    assert len(recording.house.attempts(run_id)) == 1
+
+
+def test_no_more_is_claimed_than_can_start_and_the_most_urgent_first(recording: Recording) -> None:
+    lazy = [recording.house.enqueue(recording.house.toys.lazy, text="x") for _ in range(2)]
+    urgent = [recording.house.enqueue(recording.house.toys.urgent, text="x") for _ in range(2)]
+    for run_id in lazy:
+        recording.offer(run_id, "low_priority")
+    for run_id in urgent:
+        recording.offer(run_id, "sync")
+    room = recording.recorder.room()
+    recording.recorder.turn()
+    recording.recorder.turn()
+    assert [message.run_id for message in recording.started] == urgent
+    assert recording.recorder.room() == room
+    assert {recording.house.run(run_id).state for run_id in lazy} == {"PENDING"}
+    recording.finish(recording.started[0])
+    recording.recorder.turn()
+    assert [message.run_id for message in recording.started] == [*urgent, lazy[0]]
+
+
+def test_duplicates_are_acknowledged_even_while_the_database_is_away(recording: Recording) -> None:
+    run_id = recording.house.enqueue(recording.house.toys.add, x=1)
+    recording.offer(run_id)
+    recording.recorder.turn()
+    recording.offer(run_id)
+    recording.away = "before"
+    other = recording.house.enqueue(recording.house.toys.add, x=2)
+    recording.offer(other)
+    with pytest.raises(OperationalError):
+        recording.recorder.turn()
+    assert recording.verdicts == [Verdict.ACK]
+    recording.away = None
+    recording.recorder.turn()
+    assert [message.run_id for message in recording.started] == [run_id, other]
+
+
+def test_what_is_none_of_ours_is_rejected_at_once(recording: Recording) -> None:
+    recording.recorder.offer(Delivery(json.dumps({"options": {}}).encode(), "default", recording.consumer, None))
+    assert recording.verdicts == [Verdict.REJECT]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ACK, Verdict.REJECT])
+def test_a_message_with_nothing_to_claim_gets_the_adopters_verdict(recording: Recording, verdict: Verdict) -> None:
+    recording.adoptable = lambda _envelope: verdict
+    recording.offer(recording.house.people.acme.tenant_id)  # an id that is no run's
+    recording.recorder.turn()
+    assert (recording.verdicts, recording.started) == ([verdict], [])
+
+
+def test_an_adopter_without_a_database_is_asked_again(recording: Recording) -> None:
+    asked: list[str] = []
+
+    def adopt(envelope: Envelope) -> Verdict | None:
+        asked.append(envelope.run_id)
+        if len(asked) == 1:
+            raise UnavailableError("away")
+        return Verdict.ACK
+
+    recording.adoptable = adopt
+    recording.offer(recording.house.people.acme.tenant_id)
+    recording.recorder.turn()
+    assert recording.verdicts == []
+    recording.recorder.turn()
+    assert recording.verdicts == [Verdict.ACK]
+
+
+def test_stopping_returns_what_waits_and_hands_back_what_runs(recording: Recording) -> None:
+    ids = [recording.house.enqueue(recording.house.toys.add, x=number) for number in range(3)]
+    for run_id in ids:
+        recording.offer(run_id)
+    recording.recorder.turn()
+    assert len(recording.started) == 2
+    recording.finish(recording.started[0])
+    recording.recorder.stop_claiming()
+    assert recording.recorder.room() == 0
+    recording.recorder.start()
+    recording.recorder.stop()
+    assert not recording.recorder.is_alive()
+    done, held, waiting = (recording.house.run(run_id) for run_id in ids)
+    assert (done.state, held.state, held.attempt, waiting.state, waiting.fence) == ("SUCCESS", "PENDING", 0, "PENDING", 0)
+    assert sorted(recording.verdicts, key=str) == [Verdict.ACK, Verdict.ACK, Verdict.REQUEUE]
+
+
+def test_a_worker_that_lost_its_run_changes_nothing_with_its_outcome(recording: Recording) -> None:
+    run_id = recording.house.enqueue(recording.house.toys.add, x=1)
+    recording.offer(run_id)
+    recording.recorder.turn()
+    recording.house.set_run(run_id, fence=2)  # rescued and claimed by another
+    recording.finish(recording.started[0])
+    recording.recorder.turn()
+    run = recording.house.run(run_id)
+    assert (run.state, run.result, recording.verdicts) == ("STARTED", None, [Verdict.ACK])
+
+
+def test_a_thread_whose_database_comes_back_goes_on(recording: Recording) -> None:
+    recording.away = "before"
+    run_id = recording.house.enqueue(recording.house.toys.add, x=1)
+    recording.offer(run_id)
+    recording.recorder.start()
+    recording.recorder.join(0.1)
+    recording.away = None
+    while not recording.started:
+        recording.recorder.join(0.01)
+    recording.finish(recording.started[0])
+    recording.recorder.stop()
+    assert recording.house.run(run_id).state == "SUCCESS"
+
+
+def test_the_message_of_a_run_shows_no_argument(recording: Recording) -> None:
+    run_id = recording.house.enqueue(recording.house.toys.urgent, text="canary")
+    recording.offer(run_id)
+    recording.recorder.turn()
+    shown: Any = recording.started[0]
+    assert str(shown) == f"add({run_id})"
+    assert "canary" not in str(shown)
+    assert shown.duration_ms() is None

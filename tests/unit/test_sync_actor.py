@@ -1,0 +1,207 @@
+"""`sync_emails` and `periodic_sync`: what is stored, what the account remembers, and who may not touch it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+import actors.periodic
+import actors.sync
+from core.errors import InvalidInputError, NotFoundError, PermanentError, Snooze, TenantError
+from core.ids import new_id
+from core.settings import get_settings
+from core.tenancy import SYSTEM, acting_as
+from demo.accounts import ACME_SUPPORT, WRONG_PASSWORD
+from demo.servers import DemoServers
+from mail.errors import AuthenticationRefused, ConnectionFailed
+from mail.fake import FakeMailbox
+from storage.models import EmailFolder, EmailMessage, TaskRun
+from storage.repositories.email_clients import EmailClients
+from tests.servers.process import free_port
+from tests.unit.actor_world import Actors, acting
+
+__all__ = ["acting"]
+
+LETTER = b"From: Bob <bob@x.test>\r\nTo: ann@acme.test\r\nSubject: Hi\r\nMessage-ID: <1@x.test>\r\n\r\nGood day\r\n"
+MALFORMED = b"From: =?utf-8?b?///?= <\r\nContent-Type: multipart/mixed; boundary=\xff\r\nDate: never\r\n\r\n\x00\xff broken"
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServers]:
+    with DemoServers(tmp_path_factory.mktemp("demo") / "state.json") as running:
+        yield running
+
+
+def demo_account(world: Actors, servers: DemoServers, password: str = ACME_SUPPORT.password) -> str:
+    login = {"imap_username": ACME_SUPPORT.address, "imap_password": password}
+    return world.account(world.record.people.ann, imap_host="127.0.0.1", imap_port=servers.imap_port, **login)
+
+
+@pytest.fixture
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> FakeMailbox:
+    made = FakeMailbox()
+    monkeypatch.setattr(actors.sync, "ImapMailbox", lambda _endpoint: made)
+    return made
+
+
+def test_a_real_mailbox_is_stored_and_the_second_sync_finds_nothing_new(acting: Actors, servers: DemoServers) -> None:
+    client = demo_account(acting, servers)
+    with acting.attempt(acting.record.people.ann):
+        first = actors.sync.sync_emails(client)
+        again = actors.sync.sync_emails(client)
+    assert first["status"] == "success"
+    assert first["messages_synced"] == acting.record.count(EmailMessage) > 0
+    assert (again["messages_synced"], again["messages_updated"], again["messages_deleted"]) == (0, 0, 0)
+    account = acting.client(client)
+    assert (account.last_error, account.last_sync_at is not None, account.syncing_run_id) == (None, True, None)
+
+
+def test_the_third_refused_login_stops_the_account_and_new_credentials_clear_it(acting: Actors, servers: DemoServers) -> None:
+    client, ann = demo_account(acting, servers, WRONG_PASSWORD), acting.record.people.ann
+    for count in (1, 2, 3):
+        with acting.attempt(ann), pytest.raises(AuthenticationRefused):
+            actors.sync.sync_emails(client)
+        assert acting.client(client).refused_logins == count
+    stopped = acting.client(client)
+    assert (stopped.is_sync_enabled, stopped.syncing_run_id) == (False, None)
+    assert "Syncing is stopped" in str(stopped.last_error)
+    assert ACME_SUPPORT.address not in str(stopped.last_error)
+    with acting.attempt(ann), pytest.raises(PermanentError, match="three times in a row"):
+        actors.sync.sync_emails(client)
+    with acting.record.session(ann) as session:
+        EmailClients(session, get_settings().credential_keys).change(client, {"imap_password": ACME_SUPPORT.password})
+    with acting.attempt(ann):
+        assert actors.sync.sync_emails(client)["messages_synced"] > 0
+    assert acting.client(client).refused_logins == 0
+
+
+def test_a_server_that_cannot_be_reached_is_a_transient_error_that_the_account_remembers(acting: Actors) -> None:
+    client = acting.account(acting.record.people.ann, imap_host="127.0.0.1", imap_port=free_port())
+    with acting.attempt(acting.record.people.ann), pytest.raises(ConnectionFailed):
+        actors.sync.sync_emails(client)
+    account = acting.client(client)
+    assert "cannot be reached" in str(account.last_error)
+    assert (account.refused_logins, account.syncing_run_id, account.last_sync_at) == (0, None, None)
+
+
+def test_a_malformed_message_is_stored_and_flagged(acting: Actors, mailbox: FakeMailbox) -> None:
+    client = acting.account(acting.record.people.ann, imap_host="imap.test")
+    mailbox.append(MALFORMED)
+    mailbox.append(LETTER)
+    with acting.attempt(acting.record.people.ann):
+        assert actors.sync.sync_emails(client)["messages_synced"] == 2
+    with acting.record.session() as session:
+        broken, sound = session.scalars(select(EmailMessage).order_by(EmailMessage.uid))
+    assert broken.defects
+    assert (sound.defects, sound.subject, sound.message_id) == ([], "Hi", "<1@x.test>")
+
+
+def test_flags_deletions_and_lost_folders_follow_the_server(acting: Actors, mailbox: FakeMailbox) -> None:
+    client = acting.account(acting.record.people.ann, imap_host="imap.test")
+    mailbox.add_folder("Old")
+    mailbox.append(LETTER, folder="Old")
+    first, second, _ = (mailbox.append(LETTER) for _ in range(3))
+    with acting.attempt(acting.record.people.ann):
+        assert actors.sync.sync_emails(client)["messages_synced"] == 4
+        mailbox.set_flags(first, "\\Seen")
+        mailbox.expunge(second)
+        mailbox.remove_folder("Old")
+        changed = actors.sync.sync_emails(client)
+        assert (changed["messages_synced"], changed["messages_updated"], changed["messages_deleted"]) == (0, 1, 2)
+        mailbox.change_uid_validity()
+        renumbered = actors.sync.sync_emails(client)
+    assert (renumbered["messages_synced"], renumbered["messages_deleted"]) == (2, 2)
+    assert acting.record.count(EmailMessage) == 2
+
+
+def test_one_folder_is_synced_alone(acting: Actors, mailbox: FakeMailbox) -> None:
+    client, ann = acting.account(acting.record.people.ann, imap_host="imap.test"), acting.record.people.ann
+    other = acting.account(ann, imap_host="imap.test", name="Other")
+    mailbox.add_folder("Old")
+    with acting.attempt(ann):
+        actors.sync.sync_emails(client)
+        mailbox.append(LETTER)
+        mailbox.append(LETTER, folder="Old")
+        with acting.record.session() as session:
+            folder = session.scalars(select(EmailFolder).where(EmailFolder.name == "Old")).one().id
+        assert actors.sync.sync_emails(client, folder_id=folder)["messages_synced"] == 1
+        with pytest.raises(NotFoundError):
+            actors.sync.sync_emails(other, folder_id=folder)
+        assert actors.sync.sync_emails(client, force_full_sync=True)["messages_synced"] == 1
+
+
+def test_a_connection_lost_on_the_way_keeps_what_was_stored(acting: Actors, mailbox: FakeMailbox) -> None:
+    client = acting.account(acting.record.people.ann, imap_host="imap.test")
+    mailbox.append(LETTER)
+    mailbox.lose_connection_after = 0
+    with acting.attempt(acting.record.people.ann), pytest.raises(ConnectionFailed):
+        actors.sync.sync_emails(client)
+    mailbox.lose_connection_after = None
+    with acting.attempt(acting.record.people.ann, number=2):
+        assert actors.sync.sync_emails(client)["messages_synced"] == 1
+
+
+def test_an_account_that_is_being_synced_snoozes_another_sync(acting: Actors, mailbox: FakeMailbox) -> None:
+    client, ann = acting.account(acting.record.people.ann, imap_host="imap.test"), acting.record.people.ann
+    holder = new_id()
+    with acting.record.session(ann) as session:
+        facts = {"tenant_id": ann.tenant_id, "task": "sync_emails", "queue": "sync", "args": {}, "max_attempts": 1}
+        session.add(TaskRun(id=holder, state="STARTED", **facts))
+        session.flush()
+        assert EmailClients(session).begin_sync(client, holder)
+    with acting.attempt(ann), pytest.raises(Snooze):
+        actors.sync.sync_emails(client)
+    assert acting.client(client).syncing_run_id == holder
+    acting.record.set_run(holder, state="FAILURE")  # its worker died: the account is free again
+    with acting.attempt(ann):
+        actors.sync.sync_emails(client)
+    assert mailbox.commands
+
+
+def test_a_foreign_account_is_unknown_and_its_server_is_not_asked(acting: Actors, mailbox: FakeMailbox) -> None:
+    people = acting.record.people
+    client = acting.account(people.ann, imap_host="imap.test")
+    for stranger in (people.gus, people.globex, people.bob):
+        with acting.attempt(stranger), pytest.raises(NotFoundError):
+            actors.sync.sync_emails(client)
+    with pytest.raises(TenantError):
+        actors.sync.sync_emails(client)
+    assert mailbox.commands == []
+    assert acting.client(client).last_error is None
+
+
+def test_an_account_without_imap_cannot_be_synced(acting: Actors) -> None:
+    client = acting.account(acting.record.people.ann)
+    with acting.attempt(acting.record.people.ann), pytest.raises(InvalidInputError, match="set imap_host"):
+        actors.sync.sync_emails(client)
+
+
+def test_every_account_that_is_due_gets_one_sync_of_its_own_tenant(acting: Actors) -> None:
+    people = acting.record.people
+    due = {acting.account(who, imap_host="imap.test"): who for who in (people.ann, people.gus)}
+    acting.account(people.bob)  # sends only
+    acting.account(people.bob, imap_host="imap.test", is_sync_enabled=False)
+    with acting_as(SYSTEM):
+        first = actors.periodic.periodic_sync()["task_ids"]
+        again = actors.periodic.periodic_sync()["task_ids"]
+    assert first == again
+    runs = [acting.record.run(run_id) for run_id in first]
+    assert {run.args["email_client_id"]: (run.tenant_id, run.user_id) for run in runs} == {
+        client: (who.tenant_id, who.user_id) for client, who in due.items()
+    }
+    assert acting.record.count(TaskRun) == 2
+    acting.broker.publisher.flush()
+    assert acting.stub.published == 2
+
+
+def test_no_tenant_may_run_what_works_over_all_of_them(acting: Actors) -> None:
+    with pytest.raises(TenantError):
+        acting.record.enqueue(actors.periodic.periodic_sync)
+
+
+def test_importing_the_tasks_opens_nothing(acting: Actors, tmp_path: Path) -> None:
+    assert set(acting.broker.actors) >= {"sync_emails", "send_email", "periodic_sync"}
+    assert acting.stub.published == 0
