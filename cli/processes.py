@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -80,14 +78,6 @@ def checked_session() -> Iterator[Session]:
 def start_logging(settings: Settings) -> None:
     """Structured logs for a long-running process."""
     configure_logging(settings.log_level, settings.log_format)
-
-
-def stop_signal() -> threading.Event:
-    """An event that SIGTERM or SIGINT sets from now on. Asked for before anything starts that has to be stopped in order."""
-    told = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: told.set())
-    return told
 
 
 def split_queues(queues: Sequence[str]) -> set[str] | None:

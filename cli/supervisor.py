@@ -12,12 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli.signals import STOP_SIGNALS, Told
 from core.logging import get_logger
 from core.settings import ROOT
 
@@ -26,7 +26,6 @@ POLL_SECONDS = 0.1
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 STEADY_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)  # Linux only; elsewhere the supervisor's own TERM has to do
 
 
@@ -103,7 +102,7 @@ class Supervisor:
 
     def __init__(self, children: Sequence[Child]) -> None:
         self.children = list(children)
-        self._stopping = threading.Event()
+        self._stopping = Told()
 
     def start(self) -> None:
         """Starts all of them."""

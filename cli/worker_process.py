@@ -6,7 +6,8 @@ import argparse
 import gc
 import sys
 
-from cli.processes import split_queues, start_logging, stop_signal
+from cli.processes import split_queues, start_logging
+from cli.signals import stop_signal
 from core.settings import get_settings
 
 

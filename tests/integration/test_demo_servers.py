@@ -23,6 +23,8 @@ from demo.serve import read_state
 from demo.servers import ROOT, DemoServers
 from demo.smtp_server import GREYLISTED, REFUSED
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.acceptance
 ROOT = Path(__file__).resolve().parent.parent.parent
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 COMMAND_LINE = """\

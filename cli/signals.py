@@ -1,0 +1,40 @@
+"""SIGTERM and SIGINT as something a process can wait for."""
+
+from __future__ import annotations
+
+import queue
+import signal
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Told:
+    """Like threading.Event, but `set` may be called from a signal handler.
+
+    An Event's lock is not reentrant: a handler that runs while its own thread is just inside `wait` would wait for ever.
+    SimpleQueue.put is documented to be.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """From now on, whoever waits goes on."""
+        self._queue.put(None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it was set within so many seconds. Stays set."""
+        try:
+            self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        self._queue.put(None)
+        return True
+
+
+def stop_signal() -> Told:
+    """Set by SIGTERM or SIGINT from now on. Asked for before anything starts that has to be stopped in order."""
+    told = Told()
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda _number, _frame: told.set())
+    return told
