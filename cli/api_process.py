@@ -7,11 +7,13 @@ import socket
 import sys
 
 from cli.processes import start_logging
+from cli.signals import stop_signal
 from core.settings import get_settings
 
 
 def main() -> int:
     """Serves until SIGTERM, then publishes what was accepted last."""
+    stop_signal()  # uvicorn raises the signal again when it has stopped; by default that would end us before what is left is published
     settings = get_settings()
     parser = argparse.ArgumentParser(prog="api")
     parser.add_argument("--fd", type=int, help="a listening socket to serve, instead of API_HOST and API_PORT")

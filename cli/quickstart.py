@@ -83,6 +83,7 @@ def _run(show: Show, *, once: bool) -> int:
     children = {child.name: child for child in stack(settings, changes, listening)}
     mail = DemoServers(settings.data_dir / "demo-mail.json", log=settings.data_dir / "logs" / "demo-mail.log")
     supervisor = Supervisor([children.pop("valkey"), children.pop("api")])  # the API takes longest to start and needs nothing yet
+    scheduler = children.pop("scheduler")  # last: it would sync what is due before the demo does, and spoil what that is to show
     try:
         supervisor.start()
         mail.start()
@@ -96,12 +97,16 @@ def _run(show: Show, *, once: bool) -> int:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url)
         threads = settings.worker_processes * settings.worker_threads
-        show.step(f"API and dashboard, {settings.worker_processes} worker processes ({threads} threads), scheduler")
+        show.step(f"API and dashboard, {settings.worker_processes} worker processes ({threads} threads)")
         show.plain()
         wrong = _walk(show, url, keys, clients)
         show.plain()
         if once:
             return _verdict(show, wrong)
+        supervisor.children.append(scheduler)
+        scheduler.spawn()
+        show.step("scheduler: every account is synced every five minutes")
+        show.plain()
         _invite(show, settings, url, keys, clients)
         supervisor.handle_signals()
         supervisor.run()

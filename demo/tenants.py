@@ -17,7 +17,9 @@ from demo.accounts import ACME_ORDERS, ACME_SUPPORT, GLOBEX_OFFICE, GLOBEX_SALES
 from storage.engine import new_session, session_scope
 from storage.models import EmailClient
 from storage.repositories.email_clients import EmailClients
+from storage.repositories.runs import RunFilter, TaskRuns
 from storage.repositories.tenants import ApiKeys, Tenants
+from storage.states import WAITING
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ def seed(keys: KeyRing, ports: DemoPorts, key_file: Path) -> tuple[DemoKeys, Dem
     with session_scope(system=True) as session:
         identities = {name: _tenant(session, name) for name in ("acme", "globex")}
         api_keys = _keys(session, identities, key_file)
+        _come_to_rest(session)
     support = _client(identities["acme"], keys, "Support", ACME_SUPPORT, ports.imap, ports.smtp)
     orders = _client(identities["acme"], keys, "Orders (server is away at first)", ACME_ORDERS, ports.flaky_imap, ports.smtp)
     office = _client(identities["globex"], keys, "Office", GLOBEX_OFFICE, ports.imap, ports.smtp)
@@ -85,6 +88,13 @@ def _keys(session: Session, identities: dict[str, Identity], key_file: Path) -> 
     with os.fdopen(descriptor, "w") as file:
         json.dump(asdict(made), file)
     return made
+
+
+def _come_to_rest(session: Session) -> None:
+    """What an interrupted demo left waiting would take the first refusal of the server that is away at first."""
+    runs = TaskRuns(session)
+    for run in runs.page(RunFilter(states=sorted(WAITING)), limit=1000):
+        runs.revoke(run.id, "revoked")
 
 
 def _client(

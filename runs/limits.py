@@ -9,13 +9,14 @@ The limit is armed and disarmed inside the actor's call. An exception that arriv
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import heapq
 import itertools
+import queue
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from core.errors import TransientError
 
@@ -32,7 +33,7 @@ class SoftTimeLimitExceeded(TransientError):  # noqa: N818  (the callers know Ce
         super().__init__(message)
 
 
-class _Withdrawn(BaseException):  # noqa: N818  (it never leaves this module)
+class _Withdrawn(BaseException):
     """Takes the place of an exception that was not delivered yet."""
 
 
@@ -51,26 +52,28 @@ def _withdraw(thread_id: int) -> None:
 
 
 class _Deadline:
-    __slots__ = ("fired", "is_over", "thread_id")
+    __slots__ = ("fired", "is_due", "is_over", "thread_id")
 
     def __init__(self, thread_id: int) -> None:
         self.thread_id = thread_id
-        self.fired = self.is_over = False
+        self.is_over = False  # the block was left
+        self.is_due = False  # the exception will be raised
+        self.fired = False  # and was
 
 
 class Watch:
     """One thread for all deadlines of a process, started with the first."""
 
     def __init__(self) -> None:
-        # A plain lock, taken as such: an exception that arrives in Python code between a Condition's lock and the block it guards
-        # would leave it locked for ever.
+        # A plain lock, and nothing but C inside its blocks: an exception that arrives between a Condition's lock and the block it
+        # guards would leave it locked for ever.
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._earlier: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the thread
         self._heap: list[tuple[float, int, _Deadline]] = []
         self._order = itertools.count()
-        self._thread: threading.Thread | None = None
+        self._has_thread = False
 
-    @contextmanager
+    @contextlib.contextmanager
     def soft_limit(self, seconds: float) -> Iterator[None]:
         """Raises SoftTimeLimitExceeded in the block when it takes longer."""
         deadline = _Deadline(threading.get_ident())
@@ -83,30 +86,36 @@ class Watch:
     def _arm(self, when: float, deadline: _Deadline) -> None:
         with self._lock:
             heapq.heappush(self._heap, (when, next(self._order), deadline))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="limits", daemon=True)
-                self._thread.start()
-            elif self._heap[0][2] is deadline:
-                self._changed.notify()
+            is_first = self._heap[0][2] is deadline
+            needs_thread, self._has_thread = not self._has_thread, True
+        if needs_thread:
+            threading.Thread(target=self._run, name="limits", daemon=True).start()
+        elif is_first:
+            self._earlier.put(None)
 
     def _disarm(self, deadline: _Deadline) -> None:
         with self._lock:
             deadline.is_over = True
-        if deadline.fired:
+        if deadline.is_due:
+            while not deadline.fired:
+                time.sleep(0)
             _withdraw(deadline.thread_id)
 
     def _run(self) -> None:
-        with self._changed:
-            while True:
-                self._fire_due()
-                self._changed.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
-
-    def _fire_due(self) -> None:
-        while self._heap and (self._heap[0][2].is_over or self._heap[0][0] <= time.monotonic()):
-            deadline = heapq.heappop(self._heap)[2]
-            if not deadline.is_over:
+        while True:
+            due = []
+            with self._lock:
+                while self._heap and (self._heap[0][2].is_over or self._heap[0][0] <= time.monotonic()):
+                    deadline = heapq.heappop(self._heap)[2]
+                    if not deadline.is_over:
+                        deadline.is_due = True
+                        due.append(deadline)
+                wait = self._heap[0][0] - time.monotonic() if self._heap else None
+            for deadline in due:
+                _RAISE(deadline.thread_id, SoftTimeLimitExceeded)  # without the lock: the thread may be waiting for it
                 deadline.fired = True
-                _RAISE(deadline.thread_id, SoftTimeLimitExceeded)
+            with contextlib.suppress(queue.Empty):
+                self._earlier.get(timeout=None if wait is None else max(0.0, wait))
 
 
 watch = Watch()

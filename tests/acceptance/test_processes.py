@@ -51,6 +51,23 @@ def test_ctrl_c_is_sigterm(mailroom: Mailroom) -> None:
     assert gone(tree, timeout=0.5)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_api_publishes_what_it_accepted_last_before_it_ends(mailroom: Mailroom, smtp_sink: SmtpSink, number: signal.Signals) -> None:
+    """Otherwise the run would wait for the relay, which looks for lost messages after half a minute."""
+    acme, installation = mailroom.acme, mailroom.installation
+    client_id = acme.new_client(email="ann@acme.example", smtp_port=smtp_sink.port)
+    port = free_port()
+    api = installation.start("api", API_PORT=str(port))
+    api.says("api_starting")
+    body = {"email_client_id": client_id, "to": ["bob@globex.example"]}
+    eventually(lambda: _answers(acme.http, f"http://127.0.0.1:{port}"), "the other API answers")
+    run_id = acme.http.post(f"http://127.0.0.1:{port}/api/email/send", json=body).json()["taskId"]
+    api.send(number)
+    assert api.wait(15) == 0
+    assert "Traceback" not in api.output()
+    assert acme.ended(run_id, timeout=10)["state"] == "SUCCESS"
+
+
 def test_a_killed_supervisor_leaves_no_orphan(spare_worker: Program) -> None:
     children = spare_worker.children()
     assert len(children) == 2
@@ -164,8 +181,8 @@ def test_up_runs_everything_and_stops_everything(
         postgres.drop_database("up")
 
 
-def _answers(http: httpx.Client) -> bool:
+def _answers(http: httpx.Client, url: str = "") -> bool:
     try:
-        return http.get("/health").status_code == 200
+        return http.get(f"{url}/health").status_code == 200
     except httpx.HTTPError:
         return False

@@ -161,7 +161,7 @@ def test_a_signal_during_the_start_of_a_child_loses_no_child(log: Path, monkeypa
 
     class Interrupted(subprocess.Popen[bytes]):
         def __init__(self, *args: Any, **options: Any) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # not to a thread of another test
             super().__init__(*args, **options)
 
     monkeypatch.setattr("cli.supervisor.subprocess.Popen", Interrupted)
