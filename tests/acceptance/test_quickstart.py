@@ -104,7 +104,7 @@ def test_the_first_start_runs_the_whole_demo_and_ends_well(
 def test_its_logs_are_json_and_hold_no_error_but_the_intended(
     first_start: tuple[subprocess.CompletedProcess[str], float], data: Path
 ) -> None:
-    lines = [json.loads(line) for name in ("worker", "api", "scheduler") for line in (data / f"logs/{name}.log").read_text().splitlines()]
+    lines = [json.loads(line) for name in ("worker", "api") for line in (data / f"logs/{name}.log").read_text().splitlines()]
     assert {line["message"] for line in lines if line["level"] in {"error", "critical"}} == {"run_failed"}
     assert [line["level"] for line in lines if line["message"] in {"redis_consume_failed", "record_unreachable"}] == []
 
