@@ -105,6 +105,7 @@ class MessageEncoder(Encoder):
             "user_id": envelope.user_id,
             "request_id": envelope.request_id,
             "attempt": envelope.attempt,
+            "priority": envelope.priority,
         }
         return self.encode(
             {
@@ -133,6 +134,7 @@ class MessageEncoder(Encoder):
                 user_id=options.get("user_id"),
                 request_id=options.get("request_id"),
                 attempt=None if options.get("attempt") is None else int(options["attempt"]),
+                priority=int(options.get("priority", 1)),
                 args=dict(fields["kwargs"]),
             )
         except (KeyError, TypeError, ValueError):

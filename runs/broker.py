@@ -42,6 +42,8 @@ from storage.engine import session_scope, system_connection
 
 log = get_logger(__name__)
 HEARTBEAT_SECONDS = 3.0
+PARKED_SECONDS = 30.0
+"""How long a run waits whose task this worker does not have: a rolling deploy may bring it."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class RunBroker(dramatiq.Broker):
         if consumer is not None and message.actor_name in self.actors:
             consumer.handle_message(message)
         elif message.claim is not None:  # claimed by a worker that does not have the task: somebody else may
-            message.outcome = handed_back(message.claim)
+            message.outcome = handed_back(message.claim, PARKED_SECONDS)
             self.recorder.finished(message)
 
     def _adopt(self, envelope: Envelope) -> Verdict | None:

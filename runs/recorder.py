@@ -73,7 +73,7 @@ class Recorder(threading.Thread):
         self._consume = consume
         self._is_consuming = True
         self._inbox: queue.SimpleQueue[RunMessage | _Wake] = queue.SimpleQueue()
-        self._waiting: list[tuple[int, int, RunMessage]] = []  # heap: (-queue priority, arrival, message)
+        self._waiting: list[tuple[tuple[int, int], int, RunMessage]] = []  # heap: most urgent queue, highest priority, arrival
         self._arrival = itertools.count()
         self._held: dict[str, RunMessage] = {}  # claimed; until the outcome is committed
         self._in_doubt: set[str] = set()  # claims that may have been committed although nobody answered
@@ -213,7 +213,8 @@ class Recorder(threading.Thread):
             pass
 
     def _wait(self, message: RunMessage) -> None:
-        heapq.heappush(self._waiting, (-policy_of(message.envelope.queue).priority, next(self._arrival), message))
+        urgency = (-policy_of(message.envelope.queue).priority, -message.envelope.priority)
+        heapq.heappush(self._waiting, (urgency, next(self._arrival), message))
 
     def _choose(self) -> tuple[dict[str, RunMessage], list[RunMessage]]:
         """The next messages to claim, the most urgent queue first and no more than can start; and duplicates of what is held."""

@@ -59,9 +59,10 @@ def failed(claim: Claim, error: BaseException, base_backoff: float, duration_ms:
     return Outcome(claim.run_id, claim.fence, State.RETRY, run_again_in=delay, waiting_for=WaitingFor.ETA, **facts)
 
 
-def handed_back(claim: Claim) -> Outcome:
-    """Claimed and not run to its end because the process stops: the attempt did not happen."""
-    return Outcome(claim.run_id, claim.fence, State.PENDING, run_again_in=0.0, waiting_for=WaitingFor.BROKER, spends_attempt=False)
+def handed_back(claim: Claim, delay: float = 0.0) -> Outcome:
+    """Claimed and not run to its end, because the process stops or does not have the task: the attempt did not happen."""
+    waiting_for = WaitingFor.ETA if delay else WaitingFor.BROKER
+    return Outcome(claim.run_id, claim.fence, State.PENDING, run_again_in=delay, waiting_for=waiting_for, spends_attempt=False)
 
 
 def backoff(attempt: int, base: float) -> float:

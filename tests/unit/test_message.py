@@ -104,7 +104,7 @@ def test_an_id_that_is_none_is_refused_before_the_database_sees_it(wrong: dict[s
 def test_a_message_carries_no_payload_and_no_secret() -> None:
     body = json.loads(MessageEncoder({"k1": OLD}).pack(ENVELOPE))
     assert (body["args"], body["kwargs"]) == ([], {})
-    assert set(body["options"]) == {"tenant_id", "user_id", "request_id", "attempt", "v", "signature"}
+    assert set(body["options"]) == {"tenant_id", "user_id", "request_id", "attempt", "priority", "v", "signature"}
 
 
 def test_every_queue_has_a_policy_and_limits_in_order() -> None:
