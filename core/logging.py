@@ -18,7 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from core.tenancy import bound_identity
 
 SECRET_NAMES = re.compile(r"pass(word|wd)?|secret|token|credential|authorization|cookie|api_?key|signature|body|html|kwargs", re.IGNORECASE)
-ADDRESS = re.compile(r"[\w.+%'-]+@[\w-]+(\.[\w-]+)*")
+ADDRESS = re.compile(r"(?<![\w.+%'-])[\w.+%'-]++@[\w-]+(\.[\w-]+)*")  # possessive and anchored: linear on any text
 LIBRARY = re.compile(r".*/lib/python3\.\d+/(site-packages/)?")
 URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 HIDDEN = "***"
@@ -80,7 +80,8 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 def safe_text(text: str, limit: int = 2000) -> str:
     """A text fit for people and for the record: no addresses, no logins in URLs, not endless."""
-    cleaned = ADDRESS.sub("<address>", URL_LOGIN.sub("", text.replace("\x00", "")))
+    start = text[: 4 * limit].replace("\x00", "")
+    cleaned = ADDRESS.sub("<address>", URL_LOGIN.sub("", start))
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
 
 
