@@ -33,9 +33,15 @@ def handshake_error(error: OSError, endpoint: Endpoint) -> CertificateRefused | 
     """What a failed handshake means: a wrong certificate stays wrong, a lost connection does not."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return CertificateRefused(f"The certificate of {endpoint.where} is not valid: {error.verify_message}.")
-    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, ssl.SSLError) and not _is_loss(error):
         return CertificateRefused(f"{endpoint.where} does not speak TLS here, or no version we accept.")
     return ConnectionFailed(f"The connection to {endpoint.where} was lost while TLS was agreed.")
+
+
+def _is_loss(error: ssl.SSLError) -> bool:
+    """Whether the other side only went away. Which of these it is depends on when the end was noticed, and on Python's version."""
+    lost = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+    return isinstance(error, lost) or error.reason is None or "EOF" in error.reason
 
 
 def refuse_clear_text_login(sock: socket.socket, endpoint: Endpoint) -> None:

@@ -102,7 +102,7 @@ def test_what_waits_on_the_broker_holds_ids_and_no_mail(mailroom: Mailroom, clie
         envelope = json.loads(body)
         assert envelope["message_id"] == run_id
         assert (envelope["args"], envelope["kwargs"]) == ([], {})
-        assert {"tenant_id", "user_id", "request_id", "attempt", "signature", "v"} == envelope["options"].keys()
+        assert {"tenant_id", "user_id", "request_id", "attempt", "priority", "signature", "v"} == envelope["options"].keys()
         assert b"canary" not in body
         assert acme.status(run_id)["waitingFor"] == "queue"
     finally:
