@@ -117,9 +117,17 @@ def _carry(email: OutboundEmail) -> SendResult:
     """Delivers the mail to those who have not got it, unless an earlier attempt may have."""
     if email.status == OutboundStatus.SENDING:
         _settle_uncertain(email.id, DeliveryUncertain(LOST_REPLY))
+    run = current_run()
+    if email.status == OutboundStatus.FAILED and run is not None and run.attempt == 1:  # a full set of attempts: a replay
+        email = _reopened(email.id)
     if email.status == OutboundStatus.PENDING:
         email = _deliver(email)
     return _result(email)
+
+
+def _reopened(email_id: str) -> OutboundEmail:
+    with session_scope() as session:
+        return OutboundEmails(session).reopen(email_id)
 
 
 def _deliver(email: OutboundEmail) -> OutboundEmail:

@@ -84,6 +84,16 @@ class OutboundEmails(Repository):
         """A try ended without the mail being accepted: it waits for the next, or has failed for good."""
         self._set(email_id, status=OutboundStatus.FAILED if is_final else OutboundStatus.PENDING, last_error=error)
 
+    def reopen(self, email_id: str) -> OutboundEmail:
+        """A mail that has failed is to be tried anew, for everybody who has not got it."""
+        email = self.one(email_id)
+        email.status, email.attempts, email.next_retry_at = OutboundStatus.PENDING, 0, None
+        for recipient in self.recipients(email_id):
+            if recipient.status == "failed":
+                recipient.status, recipient.error = "pending", None
+        self.session.flush()
+        return email
+
     def uncertain(self, email_id: str, error: str) -> None:
         """Nobody can know whether the server has it: it is never sent again by itself."""
         self._set(email_id, status=OutboundStatus.UNCERTAIN, last_error=error)

@@ -256,3 +256,23 @@ def test_a_foreign_account_is_unknown_and_nothing_is_written(sending: Sending) -
         with sending.world.attempt(stranger), pytest.raises(NotFoundError):
             actors.send.send_email(sending.client, ["bob@x.test"])
     assert sending.world.record.count(OutboundEmail) == 0
+
+
+def test_a_replayed_dead_letter_is_sent_with_the_same_bytes(sending: Sending) -> None:
+    run_id = new_id()
+    with pytest.raises(RecipientRejected):
+        sending.send(FakeTransport(refuses={"bob@x.test"}), run_id=run_id)
+    assert sending.row(run_id).status == "failed"
+    before, via = sending.row(run_id).source, FakeTransport()
+    assert sending.send(via, run_id=run_id)["recipients_sent"] == 1
+    assert (sending.row(run_id).status, sending.row(run_id).source) == ("sent", before)
+    assert via.delivered_to == ["bob@x.test"]
+
+
+def test_an_uncertain_mail_is_not_sent_by_a_replay_either(sending: Sending) -> None:
+    run_id, via = new_id(), FakeTransport()
+    with pytest.raises(DeliveryUncertain):
+        sending.send(FakeTransport(drops_after_dot=True), run_id=run_id)
+    with pytest.raises(DeliveryUncertain):
+        sending.send(via, run_id=run_id)
+    assert via.delivered_to == []
