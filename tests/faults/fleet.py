@@ -35,9 +35,12 @@ def fleet(processes: int) -> int:
 
 def produce(number: int, seconds: float, tenants: list[str]) -> int:
     """Enqueue so many runs over so many seconds, ten to a transaction, and print the id of each that was accepted."""
+    from cli.processes import start_logging
     from runs.enqueue import enqueue
     from storage.engine import session_scope
     from tests.faults.chores import CHORES, actors
+
+    start_logging(get_settings())  # unconfigured, the publisher's thread would print into the middle of our lines
 
     began = time.monotonic()
     for first in range(0, number, 10):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -23,6 +24,9 @@ RUNS = 1000
 PRODUCE_SECONDS = 3.0
 SETTLE_SECONDS = 75.0
 PROCESSES, THREADS = 2, 8
+
+
+ACCEPTED = re.compile(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.MULTILINE)
 
 
 @dataclass
@@ -53,7 +57,7 @@ class Factory:
 
 
 def accepted_by(producer: Program) -> list[str]:
-    return [line for line in producer.output().splitlines() if len(line) == 36]
+    return ACCEPTED.findall(producer.output())
 
 
 @pytest.fixture(scope="module")
