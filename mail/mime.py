@@ -70,7 +70,7 @@ def parse_message(raw: bytes) -> ParsedMessage:
     digest = hashlib.sha256(raw).hexdigest()
     try:
         return _parsed(raw, digest)
-    except Exception:
+    except Exception:  # whatever a stranger's bytes provoke, the sync of the mailbox goes on
         return ParsedMessage(size=len(raw), sha256=digest, defects=["unparsable"])
 
 

@@ -63,14 +63,14 @@ def _read(raw: bytes, defects: set[str]) -> list[Leaf]:
         return []
     except ParseError:
         defects.add("encoding")
-    except Exception:
+    except Exception:  # the fast parser may raise anything; the careful one is asked next
         defects.add("structure")
     if len(raw) * raw.lower().count(b"boundary") > _MAX_EFFORT:
         defects.add("structure")
         return []
     try:
         return list(_compat_leaves(email.message_from_bytes(raw, policy=email.policy.compat32), defects))
-    except Exception:
+    except Exception:  # the standard library too: RecursionError, IndexError, LookupError were all seen
         defects.add("structure")
         return []
 
