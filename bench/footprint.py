@@ -1,48 +1,63 @@
-"""What a worker process costs while it has nothing to do. Targets: less than 100 MiB of memory and less than 1 % of a CPU."""
+"""What worker processes cost while they have nothing to do, with eight queues: memory, CPU, connections to RabbitMQ.
+
+Targets for two processes: 110 MiB, 0.5 % of a core, and 2 connections of each.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from bench.workbench import options, spread, table, workbench
+from bench.machine import connections, cpu_seconds, mebibytes
+from bench.systems import System, known_systems, system, warm_up, working
+from bench.workbench import PROCESSES, THREADS, Workbench, names, parser_of, spread, table, workbench
+from brokers.queues import Queue
 
-TICKS = os.sysconf("SC_CLK_TCK")
+SETTLE_SECONDS = 5
 
 
 def main() -> None:
-    chosen = options("Memory and idle CPU of a worker process.", seconds=30, rounds=3, processes=2)
+    parser = parser_of("Memory, idle CPU and connections of worker processes.", seconds=30, rounds=3)
+    systems = ["mailroom", "dramatiq", "celery-threads", "celery-prefork"]
+    parser.add_argument("--systems", type=names, default=systems, help=f"of {', '.join(known_systems())}")
+    chosen = parser.parse_args()
+    rows: list[tuple[str, str]] = []
     with workbench() as bench:
-        supervisor = bench.installation.start_worker(processes=chosen.processes, threads=8, LOG_LEVEL="INFO")
-        time.sleep(5)
-        workers = supervisor.children()
-        busy: dict[int, list[float]] = {pid: [] for pid in [*workers, supervisor.pid]}
-        for _ in range(chosen.rounds):
-            before = {pid: cpu_seconds(pid) for pid in busy}
-            time.sleep(chosen.seconds)
-            for pid, seconds in before.items():
-                busy[pid].append(100 * (cpu_seconds(pid) - seconds) / chosen.seconds)
-        rows = [
-            ("worker, PSS", spread([mebibytes(pid, "Pss") for pid in workers], "MiB")),
-            ("worker, RSS", spread([mebibytes(pid, "Rss") for pid in workers], "MiB")),
-            ("worker, idle CPU", spread([each for pid in workers for each in busy[pid]], "%", 2)),
-            ("supervisor, PSS", spread([mebibytes(supervisor.pid, "Pss")], "MiB")),
-            ("supervisor, idle CPU", spread(busy[supervisor.pid], "%", 2)),
-        ]
-    table(f"{chosen.processes} worker processes of 8 threads at rest, {chosen.rounds} x {chosen.seconds} s", rows)
+        for name in chosen.systems:
+            rows += [(f"{name}, {what}", figure) for what, figure in at_rest(system(name, bench), chosen.seconds, chosen.rounds)]
+        rows += [(f"mailroom's supervisor, {what}", figure) for what, figure in supervisor(bench, chosen.seconds, chosen.rounds)]
+    table(f"{PROCESSES} processes x {THREADS} threads, {len(Queue)} queues, at rest; {chosen.rounds} x {chosen.seconds} s", rows)
 
 
-def mebibytes(pid: int, kind: str) -> float:
-    """From smaps_rollup (proc(5)): Pss shares what processes have in common, Rss does not."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 1024
+def at_rest(measured: System, seconds: int, rounds: int) -> list[tuple[str, str]]:
+    """Of all processes together, after each has worked a little."""
+    measured.reset()
+    with working(measured, queues=len(Queue)) as workers:
+        warm_up(measured, measured.bench.marks, workers, PROCESSES)
+        return figures(workers.pids, seconds, rounds, measured.bench.rabbitmq.port)
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+def supervisor(bench: Workbench, seconds: int, rounds: int) -> list[tuple[str, str]]:
+    """The process that `./manage.py worker` adds."""
+    started = bench.installation.start_worker(processes=PROCESSES, threads=THREADS, LOG_LEVEL="INFO")
+    return figures(lambda: [started.pid], seconds, rounds, bench.rabbitmq.port)
+
+
+def figures(pids: Callable[[], Sequence[int]], seconds: int, rounds: int, port: int) -> list[tuple[str, str]]:
+    """What the kernel says of the processes while they idle."""
+    time.sleep(SETTLE_SECONDS)
+    idle = []
+    for _ in range(rounds):
+        before = cpu_seconds(pids())
+        time.sleep(seconds)
+        idle.append(100 * (cpu_seconds(pids()) - before) / seconds)
+    each = [f"{mebibytes(pid, 'Pss'):.0f}" for pid in pids()]
+    return [
+        ("PSS", f"{sum(mebibytes(pid, 'Pss') for pid in pids()):.1f} MiB ({' + '.join(each)})"),
+        ("RSS", f"{sum(mebibytes(pid, 'Rss') for pid in pids()):.1f} MiB"),
+        ("idle CPU", spread(idle, "% of a core", 2)),
+        ("connections to RabbitMQ", " + ".join(str(connections(pid, port)) for pid in pids())),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,54 +1,95 @@
-"""A task that does nothing but tell when, in Mailroom's own processes: `python -m bench.noop worker|api|enqueue|trickle`."""
+# ruff: noqa: ARG001  (the arguments travel; nothing is done with them)
+"""Tasks that only tell when they were started, in Mailroom's own processes: `python -m bench.noop worker|api|fill|singles|trickle ...`.
+
+The last three take a tenant's id and go on as in bench/peers/produce.py. BENCH_QUEUES: of how many queues there is a task.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import actors  # declares the broker that the settings describe
+from bench.marks import mark
+from bench.peers.produce import TENANT, TEXT, TOGETHER, singles, trickle
 from brokers.queues import Queue
 from core.tenancy import Identity, acting_as
-from runs.enqueue import enqueue
+from runs import enqueue as enqueueing
 from runs.task import task
 from storage.engine import session_scope
 
+FLUSH_SECONDS = 120
+
 
 @task(queue=Queue.DEFAULT)
-def noop() -> float:
-    """Tell when it was started, in seconds since the epoch."""
-    return time.time()
+def noop(tenant: str, text: str, asked: str) -> None:
+    """Tell when it was started."""
+    mark(asked)
 
 
-def accept(tenant_id: str, runs: int = 1) -> list[str]:
-    """So many runs in one transaction."""
-    with acting_as(Identity(tenant_id)), session_scope() as session:
-        return [enqueue(session, noop) for _ in range(runs)]
+@task(queue=Queue.DEFAULT)
+def nap(tenant: str, text: str, asked: str) -> None:
+    """Tell, and sleep as many seconds as the text says."""
+    mark(asked)
+    time.sleep(float(text))
 
 
-def fill(tenant_id: str, runs: int, per_transaction: int, threads: int) -> float:
-    """Enqueue from several threads; the seconds until the last commit."""
-    accept(tenant_id)
-    began = time.monotonic()
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda _: accept(tenant_id, per_transaction), range(runs // per_transaction)))
-    return time.monotonic() - began
+def declare_idle_tasks(queues: int) -> None:
+    """So many queues, the standard one included, have a task and are consumed."""
+    for queue in [each for each in Queue if each is not Queue.DEFAULT][: queues - 1]:
+        task(queue=queue, actor_name=f"idle_{queue}")(noop.fn)
 
 
-def trickle(tenant_id: str, runs: int, pause: float) -> list[tuple[str, float, float]]:
-    """One run at a time: its id, when it was asked for, and when it was accepted."""
-    told = []
-    for _ in range(runs):
-        asked = time.time()
-        (run_id,) = accept(tenant_id)
-        told.append((run_id, asked, time.time()))
-        time.sleep(pause)
-    return told
+def fill(name: str, text: str, runs: int) -> dict[str, float]:
+    """A thousand to a transaction; the seconds until the last is committed, and until it is confirmed."""
+    chosen = {"noop": noop, "nap": nap}[name]
+    began = time.perf_counter()
+    for sent in range(0, runs, TOGETHER):
+        asked = repr(time.time())
+        enqueue_many(chosen, [{"tenant": TENANT, "text": text, "asked": asked}] * min(TOGETHER, runs - sent))
+    committed = time.perf_counter() - began
+    assert actors.broker.publisher.flush(FLUSH_SECONDS), "not confirmed in time"
+    return {"committed": committed, "seconds": time.perf_counter() - began}
+
+
+def enqueue_many(chosen: Any, arguments: list[dict[str, str]]) -> None:
+    """One transaction."""
+    together = getattr(enqueueing, "enqueue_many", None)
+    with session_scope() as session:
+        if together is not None:
+            together(session, chosen, arguments)
+        else:
+            for each in arguments:
+                enqueueing.enqueue(session, chosen, **each)
+
+
+def send() -> None:
+    """One run in a transaction of its own."""
+    with session_scope() as session:
+        enqueueing.enqueue(session, noop, tenant=TENANT, text=TEXT, asked=repr(time.time()))
+
+
+def produce(word: str, tenant_id: str, words: list[str]) -> object:
+    """What the producers' words mean here."""
+    with acting_as(Identity(tenant_id)):
+        if word == "fill":
+            return fill(words[0], words[1], int(words[2]))
+        if word == "trickle":
+            return trickle(send, int(words[0]), float(words[1]))
+
+    def send_as_tenant() -> None:
+        with acting_as(Identity(tenant_id)):
+            send()
+
+    return singles(send_as_tenant, int(words[0]), int(words[1]))
 
 
 def main(words: list[str]) -> int:
     """One process."""
+    declare_idle_tasks(int(os.environ.get("BENCH_QUEUES", "1")))
     if words[0] == "worker":
         from cli import worker_process
 
@@ -59,10 +100,7 @@ def main(words: list[str]) -> int:
 
         sys.argv = ["api"]
         return api_process.main()
-    if words[0] == "enqueue":
-        answer: object = fill(words[1], int(words[2]), int(words[3]), int(words[4]))
-    else:
-        answer = trickle(words[1], int(words[2]), float(words[3]))
+    answer = produce(words[0], words[1], words[2:])
     actors.broker.close()
     print(json.dumps(answer))
     return 0

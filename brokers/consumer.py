@@ -16,18 +16,29 @@ class Verdict(Enum):
     REQUEUE = "requeue"  # never started; somebody else may have it
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A REJECT that says why, in one word: the dead letter carries it."""
+
+    reason: str
+
+
+@dataclass(slots=True, eq=False)  # frozen would double the cost of making one
 class Delivery:
     """One message as it came. `receipt` is the consumer's own: it names the channel, so that a late settlement of a closed
-    channel is dropped and never acknowledges another message that has the same number on the new one."""
+    channel is dropped and never acknowledges another message that has the same number on the new one. `was_dead`: it lay among
+    the dead letters before and somebody moved it back."""
 
     body: bytes
     queue: str
     consumer: BrokerConsumer
     receipt: Any
+    was_dead: bool = False
 
 
 OnDelivery = Callable[[Delivery], None]
+OnDeliveries = Callable[[list[Delivery]], None]
+Settlement = tuple[Delivery, Verdict | Rejection]
 
 
 class BrokerConsumer(Protocol):
@@ -39,7 +50,7 @@ class BrokerConsumer(Protocol):
     def subscribe(self, queue: str) -> None:
         """Adds a queue; may be called before or after start, from any thread."""
 
-    def settle(self, settled: Iterable[tuple[Delivery, Verdict]]) -> None:
+    def settle(self, settled: Iterable[Settlement]) -> None:
         """Tells the broker, soon; never blocks and never raises. Deliveries of a lost connection are dropped."""
 
     def pause(self) -> None:
@@ -52,10 +63,10 @@ class BrokerConsumer(Protocol):
         """Sends what is still to be settled and closes. What was not settled, the broker delivers to somebody else."""
 
 
-def settle_all(settled: Iterable[tuple[Delivery, Verdict]]) -> None:
+def settle_all(settled: Iterable[Settlement]) -> None:
     """Settles deliveries of several consumers, each with its own."""
-    by_consumer: dict[int, list[tuple[Delivery, Verdict]]] = {}
-    for delivery, verdict in settled:
-        by_consumer.setdefault(id(delivery.consumer), []).append((delivery, verdict))
+    by_consumer: dict[int, list[Settlement]] = {}
+    for settlement in settled:
+        by_consumer.setdefault(id(settlement[0].consumer), []).append(settlement)
     for group in by_consumer.values():
         group[0][0].consumer.settle(group)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from brokers.dead_letters import DeadLetter
 from brokers.message import Outgoing
 from brokers.rabbitmq.publisher import RabbitPublisher
 from brokers.redis import RedisPublisher
@@ -26,6 +27,7 @@ class Failover:
     def __init__(self, rabbitmq: RabbitPublisher | None, redis: RedisPublisher | None) -> None:
         self.rabbitmq = rabbitmq
         self.redis = redis
+        self._lock = threading.Lock()
         self._open = threading.Event()  # the breaker is open: RabbitMQ is not asked
         self._closing = threading.Event()
         if rabbitmq is not None:
@@ -42,6 +44,8 @@ class Failover:
         left = list(messages)
         if self.rabbitmq is not None and not self._open.is_set():
             left = self.rabbitmq.publish(left)
+            if left and self.rabbitmq.ready.is_set():
+                left = self.rabbitmq.publish(left)  # somebody deleted the queue, which is declared again now
             if left and self.redis is not None:
                 self._trip()
         if left and self.redis is not None:
@@ -54,6 +58,12 @@ class Failover:
         known = [depth for depth in depths if depth is not None]
         return sum(known) if len(known) == len(depths) else None
 
+    def dead_letters(self, queue: str, count: int = 20) -> list[DeadLetter] | None:
+        """Up to `count` dead letters of the queue from each broker, which keep them; None when one of them cannot be asked."""
+        found = [broker.dead_letters(queue, count) for broker in (self.rabbitmq, self.redis) if broker is not None]
+        known = [letters for letters in found if letters is not None]
+        return [letter for letters in known for letter in letters] if len(known) == len(found) else None
+
     def close(self) -> None:
         """Closes both."""
         self._closing.set()
@@ -63,10 +73,12 @@ class Failover:
             self.redis.close()
 
     def _trip(self) -> None:
-        if not self._open.is_set():
-            log.warning("failover_to_redis")
+        with self._lock:
+            if self._open.is_set():
+                return
             self._open.set()
-            threading.Thread(target=self._probe, name="failover-probe", daemon=True).start()
+        log.warning("failover_to_redis")
+        threading.Thread(target=self._probe, name="failover-probe", daemon=True).start()
 
     def _probe(self) -> None:
         good = 0

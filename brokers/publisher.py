@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from brokers.dead_letters import DeadLetter
 from brokers.message import Envelope, MessageEncoder, Outgoing
 from brokers.queues import dead_letter_queue
 from core.logging import get_logger
@@ -28,6 +29,9 @@ class MessageSink(Protocol):
     def depth(self, queue: str) -> int | None:
         """Messages held for the queue; None when nobody can say."""
 
+    def dead_letters(self, queue: str, count: int = 20) -> list[DeadLetter] | None:
+        """Some of the queue's dead letters, which stay there; None when nobody can say."""
+
     def close(self) -> None:
         """Closes the connections."""
 
@@ -41,6 +45,7 @@ class Publisher:
         self._on_unpublished = on_unpublished
         self._inbox: queue.SimpleQueue[Envelope | threading.Event | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._opening = threading.Lock()  # not the other: opening may take seconds, and `publish` returns at once
         self._thread: threading.Thread | None = None
         self._sink: MessageSink | None = None
 
@@ -54,14 +59,18 @@ class Publisher:
         """Sends on the calling thread (the relay's). Returns the run ids that no broker took."""
         return self._send(list(envelopes))
 
-    def publish_dead_letter(self, envelope: Envelope) -> None:
+    def publish_dead_letter(self, envelope: Envelope, reason: str = "worker_lost") -> None:
         """Puts a copy among the queue's dead letters, for a run that was lost with its worker and has no message to reject."""
-        message = Outgoing(dead_letter_queue(envelope.queue), self._encoder.pack(envelope), declared=envelope.queue)
-        self._get_sink().publish([message])
+        body = self._encoder.pack(envelope)
+        self._get_sink().publish([Outgoing(dead_letter_queue(envelope.queue), body, declared=envelope.queue, reason=reason)])
 
     def depth(self, queue_name: str) -> int | None:
         """Messages all brokers hold for the queue; None when nobody can say."""
         return self._get_sink().depth(queue_name)
+
+    def dead_letters(self, queue_name: str, count: int = 20) -> list[DeadLetter] | None:
+        """Up to `count` of the queue's dead letters from each broker, which keep them; None when nobody can say."""
+        return self._get_sink().dead_letters(queue_name, count)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Waits until everything handed over before this call has been sent. False when it took too long."""
@@ -77,7 +86,7 @@ class Publisher:
         if thread is not None:
             self._inbox.put(None)
             thread.join(10)
-        with self._lock:
+        with self._opening:
             sink, self._sink = self._sink, None
         if sink is not None:
             sink.close()
@@ -89,7 +98,7 @@ class Publisher:
                 self._thread.start()
 
     def _get_sink(self) -> MessageSink:
-        with self._lock:
+        with self._opening:
             if self._sink is None:
                 self._sink = self._open_sink()
             return self._sink

@@ -13,14 +13,17 @@ from typing import cast
 
 import redis
 
-from brokers.consumer import Delivery, OnDelivery, Verdict
+from brokers.consumer import Delivery, OnDelivery, Rejection, Settlement, Verdict
+from brokers.dead_letters import DeadLetter, unwrap, wrap
 from brokers.message import Outgoing
-from brokers.queues import Priority, by_urgency, dead_letter_queue
+from brokers.queues import DEAD_LETTER_TTL_MS, Priority, by_urgency, dead_letter_queue
 from core.errors import ConfigurationError
 from core.logging import get_logger
 
 log = get_logger(__name__)
 POLL_SECONDS = 1
+DEAD_LETTERS_KEPT = 10_000
+"""Of each queue; with `noeviction` a list that only grows ends with a server that takes nothing."""
 LOW_FIRST_EVERY = 8
 """Every so many polls the least urgent queue is asked first, so that it never starves."""
 
@@ -59,6 +62,13 @@ def check_server(url: str) -> None:
         client.close()
 
 
+def _bury(pipeline: redis.client.Pipeline, queue: str, body: bytes, reason: str | None) -> None:
+    """Among the dead letters, of which as many and for as long are kept as RabbitMQ's TTL says: nothing else would remove them."""
+    pipeline.rpush(dead_key(queue), wrap(body, reason))
+    pipeline.ltrim(dead_key(queue), -DEAD_LETTERS_KEPT, -1)
+    pipeline.pexpire(dead_key(queue), DEAD_LETTER_TTL_MS)
+
+
 class RedisPublisher:
     """Pushes batches in one transaction: all of them or none."""
 
@@ -69,11 +79,13 @@ class RedisPublisher:
         """Returns those Redis did not take."""
         if not messages:
             return []
+        pipeline = self._client.pipeline(transaction=True)
         by_key: dict[str, list[bytes]] = {}
         for message in messages:
-            target = f"mailroom:{message.routing_key}" if message.declared else key(message.routing_key, message.priority)
-            by_key.setdefault(target, []).append(message.body)
-        pipeline = self._client.pipeline(transaction=True)
+            if message.declared:
+                _bury(pipeline, message.declared, message.body, message.reason)
+            else:
+                by_key.setdefault(key(message.routing_key, message.priority), []).append(message.body)
         for target, bodies in by_key.items():
             pipeline.rpush(target, *bodies)
         try:
@@ -89,6 +101,14 @@ class RedisPublisher:
             return sum(int(self._client.llen(key(queue, level))) for level in Priority)
         except redis.RedisError:
             return None
+
+    def dead_letters(self, queue: str, count: int = 20) -> list[DeadLetter] | None:
+        """The newest dead letters of a queue, the newest first; they stay there. None when nobody can say."""
+        try:
+            found = cast("list[bytes]", self._client.lrange(dead_key(queue), -count, -1)) if count > 0 else []
+        except redis.RedisError:
+            return None
+        return [unwrap(text) or DeadLetter(text) for text in reversed(found)]
 
     def is_reachable(self) -> bool:
         """Whether the server answers."""
@@ -132,14 +152,17 @@ class RedisConsumer(threading.Thread):
                 log.warning("redis_consume_failed", error=type(error).__name__)
                 self._stopping.wait(1)
 
-    def settle(self, settled: Iterable[tuple[Delivery, Verdict]]) -> None:
+    def settle(self, settled: Iterable[Settlement]) -> None:
         """See BrokerConsumer. A message that cannot be put back is published again by the relay."""
         pipeline = self._client.pipeline(transaction=True)
         for delivery, verdict in settled:
-            if verdict is Verdict.REJECT:
-                pipeline.rpush(dead_key(delivery.queue), delivery.body)
+            name, text = delivery.receipt
+            if isinstance(verdict, Rejection):
+                _bury(pipeline, delivery.queue, delivery.body, verdict.reason)
+            elif verdict is Verdict.REJECT:
+                _bury(pipeline, delivery.queue, delivery.body, None)
             elif verdict is Verdict.REQUEUE:
-                pipeline.lpush(delivery.receipt, delivery.body)
+                pipeline.lpush(name, text)
         try:
             pipeline.execute()
         except redis.RedisError as error:
@@ -170,5 +193,14 @@ class RedisConsumer(threading.Thread):
         popped = cast("tuple[bytes, list[bytes]] | None", self._client.blmpop(POLL_SECONDS, len(keys), *keys, direction="LEFT", count=room))
         if popped:
             name = popped[0].decode()
-            for body in popped[1]:
-                self._on_delivery(Delivery(body, keys[name], self, name))
+            for text in popped[1]:
+                self._hand_over(name, keys[name], text)
+
+    def _hand_over(self, name: str, queue: str, text: bytes) -> None:
+        letter = unwrap(text)  # moved back from the dead letters as it lay there
+        delivery = Delivery(text if letter is None else letter.body, queue, self, (name, text), letter is not None)
+        try:
+            self._on_delivery(delivery)
+        except Exception:  # what nobody can take must neither end the thread nor come again and again
+            log.exception("delivery_not_taken", queue=queue)
+            self.settle([(delivery, Rejection("not_taken"))])

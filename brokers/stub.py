@@ -6,8 +6,10 @@ import collections
 import threading
 from collections.abc import Iterable, Sequence
 
-from brokers.consumer import Delivery, OnDelivery, Verdict
+from brokers.consumer import Delivery, OnDelivery, Rejection, Settlement, Verdict
+from brokers.dead_letters import DeadLetter
 from brokers.message import Outgoing
+from brokers.queues import dead_letter_queue
 
 
 class StubBroker:
@@ -15,6 +17,7 @@ class StubBroker:
 
     def __init__(self) -> None:
         self.queues: dict[str, collections.deque[bytes]] = collections.defaultdict(collections.deque)
+        self.reasons: dict[bytes, str] = {}  # of dead letters, by body
         self.is_down = False
         self.published = 0
         self._arrived = threading.Condition()
@@ -27,12 +30,19 @@ class StubBroker:
             for message in messages:
                 self.queues[message.routing_key].append(message.body)
                 self.published += 1
+                if message.reason is not None:
+                    self.reasons[message.body] = message.reason
             self._arrived.notify_all()
         return []
 
     def depth(self, queue: str) -> int | None:
         """See MessageSink."""
         return None if self.is_down else len(self.queues[queue])
+
+    def dead_letters(self, queue: str, count: int = 20) -> list[DeadLetter] | None:
+        """See MessageSink."""
+        bodies = list(self.queues[dead_letter_queue(queue)])
+        return None if self.is_down else [DeadLetter(body, self.reasons.get(body)) for body in bodies[-count:]]
 
     def lose_everything(self) -> int:
         """A purge, FLUSHALL or a wiped disk. Returns how many messages were lost."""
@@ -55,7 +65,7 @@ class StubBroker:
 
 
 class StubConsumer(threading.Thread):
-    """A BrokerConsumer over a StubBroker. Remembers every verdict in `settled`."""
+    """A BrokerConsumer over a StubBroker. Remembers every verdict in `settled`; the broker remembers the reasons."""
 
     def __init__(self, broker: StubBroker, on_delivery: OnDelivery) -> None:
         super().__init__(name="stub-consumer", daemon=True)
@@ -79,14 +89,17 @@ class StubConsumer(threading.Thread):
             elif self._paused.is_set():
                 self._stopping.wait(0.05)
 
-    def settle(self, settled: Iterable[tuple[Delivery, Verdict]]) -> None:
+    def settle(self, settled: Iterable[Settlement]) -> None:
         """See BrokerConsumer."""
-        for delivery, verdict in settled:
+        for delivery, answer in settled:
+            verdict = Verdict.REJECT if isinstance(answer, Rejection) else answer
+            if isinstance(answer, Rejection):
+                self._broker.reasons[delivery.body] = answer.reason
             self.settled.append((delivery, verdict))
             if verdict is Verdict.REQUEUE:
                 self._broker.queues[delivery.queue].appendleft(delivery.body)
             elif verdict is Verdict.REJECT:
-                self._broker.queues[delivery.queue + ".XQ"].append(delivery.body)
+                self._broker.queues[dead_letter_queue(delivery.queue)].append(delivery.body)
 
     def pause(self) -> None:
         """See BrokerConsumer."""

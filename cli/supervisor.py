@@ -26,6 +26,8 @@ POLL_SECONDS = 0.1
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 STEADY_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
+RETIRED = 75
+"""The exit code of a process that wants to be replaced (EX_TEMPFAIL; runs/broker.py)."""
 _prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)  # Linux only; elsewhere the supervisor's own TERM has to do
 
 
@@ -152,7 +154,7 @@ class Supervisor:
     @staticmethod
     def _schedule_restart(child: Child) -> None:
         code = child.process.returncode if child.process is not None else None
-        is_planned = code == 0
+        is_planned = code in {0, RETIRED}
         log.log(20 if is_planned else 40, "child_ended", child=child.name, exit_code=code, restart_in=0.0 if is_planned else child.backoff)
         child.due_at = time.monotonic() + (0.0 if is_planned else child.backoff)
         if not is_planned:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
+import os
 import sys
+import time
 
 from cli.processes import split_queues, start_logging
 from cli.signals import stop_signal
 from core.settings import get_settings
 
+KEEP_QUIET_SECONDS = 1.0
+WATCHDOG_SECONDS = 12.0
+"""Less than a heart may pause (15 s)."""
+POLL_SECONDS = 0.02
+
 
 def main() -> int:
-    """Runs until SIGTERM; then finishes or hands back every run within STOP_GRACE."""
+    """Runs until SIGTERM, or until it is to be replaced; then finishes or hands back every run within STOP_GRACE."""
     told_to_stop = stop_signal()  # before the first run can be claimed: a default SIGTERM would take it down with the process
     settings = get_settings()
     parser = argparse.ArgumentParser(prog="worker")
@@ -24,14 +32,42 @@ def main() -> int:
     import dramatiq
 
     import actors
+    from runs.broker import RETIRED
+    from runs.relay import Housekeeper
 
+    grace: list[float] = []  # what is left once it retires, if that is not STOP_GRACE
+
+    def retire(seconds: float | None) -> None:
+        grace.append(settings.stop_grace if seconds is None else seconds)
+        told_to_stop.set()
+
+    actors.broker.on_retire = retire
     worker = dramatiq.Worker(actors.broker, queues=split_queues(options.queues), worker_threads=options.threads)
     worker.start()
     gc.freeze()  # what was imported stays: later collections need not look at it
+    watchdog = Housekeeper((keep_watchdog_quiet, KEEP_QUIET_SECONDS))
+    watchdog.start()
     told_to_stop.wait()
-    worker.stop(timeout=int(settings.stop_grace * 1000))
+    end = time.monotonic() + (grace[0] if grace else settings.stop_grace)
+    actors.broker.quiet()
+    while grace and not actors.broker.recorder.is_empty and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)  # a run that will not end is not waited for longer than the others
+    is_stuck = actors.broker.recorder.has_abandoned
+    worker.stop(timeout=0 if is_stuck else max(0, int((end - time.monotonic()) * 1000)))
     actors.broker.close()
-    return 0  # all threads are daemons: one that did not end in time, whose run was handed back, ends with the process
+    watchdog.stop()
+    faulthandler.cancel_dump_traceback_later()
+    code = RETIRED if grace else 0
+    if is_stuck:
+        sys.stdout.flush()
+        os._exit(code)  # not by returning: its thread may hold a lock that the interpreter's own end waits for
+    return code  # all threads are daemons: one that did not end in time, whose run was handed back, ends with the process
+
+
+def keep_watchdog_quiet() -> None:
+    """A C call that never gives the interpreter back stops every thread, the heart too. faulthandler's thread does not need the
+    interpreter: unless it is put off in time it ends the process, before others take over its runs."""
+    faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from brokers.rabbitmq import RabbitConsumer, RabbitPublisher
 from brokers.redis import RedisConsumer, RedisPublisher
 from core.settings import Settings
 from runs.broker import Parts, RunBroker
+from runs.life import Lifespan
 from storage.engine import get_engine
 
 
@@ -34,4 +35,5 @@ def make_broker(settings: Settings) -> RunBroker:
             consumers.append(RedisConsumer(settings.redis, on_delivery, room))
         return consumers
 
-    return RunBroker(Parts(get_engine, get_encoder, open_sink, make_consumers, settings.claim_ahead))
+    lifespan = Lifespan(settings.worker_max_tasks_per_child, settings.worker_max_memory_mb * 1024 * 1024)
+    return RunBroker(Parts(get_engine, get_encoder, open_sink, make_consumers, settings.claim_ahead, settings.tenant_window, lifespan))

@@ -10,11 +10,12 @@ import inspect
 import os
 import queue
 import secrets
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dramatiq
@@ -23,25 +24,32 @@ from dramatiq.errors import ActorNotFound
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from brokers.consumer import BrokerConsumer, OnDelivery, Verdict
+from brokers.consumer import BrokerConsumer, Delivery, OnDelivery, Rejection, Verdict
 from brokers.message import Envelope, MessageEncoder
 from brokers.publisher import MessageSink, Publisher
 from core.errors import MailroomError, UnavailableError
 from core.logging import get_logger
 from core.tenancy import Identity, acting_as
 from runs.enqueue import record
+from runs.hooks import RecorderHooks
+from runs.life import Life, Lifespan, Retire
 from runs.message import RunMessage
 from runs.middleware import middleware
 from runs.recorder import Recorder
-from runs.relay import Housekeeper, Relay
+from runs.relay import Housekeeper, Relay, RelayHooks
 from runs.retry import handed_back
 from runs.task import Call, Task
 from runs.ticks import enqueue_tick, minute_of
-from storage import dispatch
-from storage.engine import session_scope, system_connection
+from storage import dispatch, lives
+from storage.claims import claim_suspect
+from storage.engine import relay_connection, session_scope, system_connection
+from storage.outcomes import Claim, HeldLane
+from storage.record import open_record
+from storage.repositories.runs import TaskRuns
 
 log = get_logger(__name__)
-HEARTBEAT_SECONDS = 3.0
+RETIRED = 75
+"""The exit code of a process that ended to be replaced (EX_TEMPFAIL)."""
 PARKED_SECONDS = 30.0
 """How long a run waits whose task this worker does not have: a rolling deploy may bring it."""
 
@@ -55,6 +63,8 @@ class Parts:
     open_sink: Callable[[], MessageSink]
     make_consumers: Callable[[OnDelivery, Callable[[], int], int], list[BrokerConsumer]]
     claim_ahead: int = 0
+    window: int = 200
+    lifespan: Lifespan = field(default_factory=Lifespan)
 
 
 class RunBroker(dramatiq.Broker):
@@ -71,13 +81,20 @@ class RunBroker(dramatiq.Broker):
         self._lock = threading.Lock()
         self._worker: dramatiq.Worker | None = None
         self._housekeepers: list[Housekeeper] = []
-        self._state = "running"
+        self.life: Life
+        self._relay: Relay | None = None
+        self.on_retire: Retire = end_process
 
     def task(self, name: str) -> Task[Any, Any]:
         """A declared task. Raises dramatiq's ActorNotFound."""
         found = self.get_actor(name)
         assert isinstance(found, Task)
         return found
+
+    @property
+    def window(self) -> int:
+        """How many messages of a tenant and queue may be on a broker at a time."""
+        return self._parts.window
 
     # The producer's side.
 
@@ -130,23 +147,24 @@ class RunBroker(dramatiq.Broker):
         """Starts recorder, consumers and housekeeping for a Worker that is about to start its threads."""
         engine = self._parts.get_engine()
         self._worker = worker
-        self._state = "running"
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         worker.work_queue = _WorkQueue()  # type: ignore[assignment]
+        queues = sorted(worker.consumer_whitelist or self.queues)
+        hooks = RelayHooks(on_held=self._tell_of_held, on_suspects=self._offer_to_be_alone)
+        self._relay = Relay(engine, self.publisher, self._parts.window, hooks)
         self.recorder = Recorder(
-            engine,
+            open_record(engine),
             self._parts.get_encoder(),
             self.worker_id,
+            self._hooks(queues, self._relay),
             threads=worker.worker_threads,
             claim_ahead=self._parts.claim_ahead,
-            start_run=self._start_run,
-            adopt=self._adopt,
-            consume=self._consume_or_pause,
         )
         self.consumers = self._parts.make_consumers(self.recorder.offer, self.recorder.room, worker.worker_threads)
-        self._beat()  # the row exists before the first claim
+        self.life = Life(engine, self.recorder, worker, queues, self._parts.lifespan, self._retire)
+        self.life.beat()  # the row exists before the first claim
         # Two threads: a broker that keeps the relay waiting must not stop the heart.
-        self._housekeepers = [Housekeeper((self._beat, HEARTBEAT_SECONDS)), Housekeeper(*Relay(engine, self.publisher).chores())]
+        self._housekeepers = [Housekeeper(*self._relay.chores()), Housekeeper(*self.life.chores())]
         self.recorder.start()
         for consumer in self.consumers:
             consumer.start()
@@ -156,7 +174,7 @@ class RunBroker(dramatiq.Broker):
 
     def quiet(self) -> None:
         """Nothing new starts; what is held unclaimed goes back to its broker."""
-        self._state = "stopping"
+        self.life.state = "stopping"
         for consumer in self.consumers:
             consumer.pause()
         self.recorder.stop_claiming()
@@ -168,12 +186,54 @@ class RunBroker(dramatiq.Broker):
             consumer.stop()
         for housekeeper in self._housekeepers:
             housekeeper.stop()
+        if self.recorder.has_abandoned:  # its run is somebody else's only when this process is gone
+            log.warning("worker_leaves_a_run", worker=self.worker_id)
+            return
         try:
             with system_connection(self._parts.get_engine()) as connection:
-                dispatch.forget_worker(connection, self.worker_id)
+                lives.forget_worker(connection, self.worker_id)
         except Exception as error:
             log.warning("worker_row_left", error=type(error).__name__)
         log.info("worker_stopped", worker=self.worker_id)
+
+    def _hooks(self, queues: list[str], relay: Relay) -> RecorderHooks:
+        engine = self._parts.get_engine()
+
+        def find_held() -> list[HeldLane]:
+            with relay_connection(engine) as connection:
+                return dispatch.held_lanes(connection, queues)
+
+        def claim_alone() -> Claim | None:
+            with relay_connection(engine) as connection:
+                return claim_suspect(connection, self.worker_id, queues)
+
+        return RecorderHooks(
+            start_run=self._start_run,
+            adopt=self._adopt,
+            consume=self._consume_or_pause,
+            find_held=find_held,
+            bury=relay.bury,
+            claim_alone=claim_alone,
+            on_ended=self._runs_ended,
+        )
+
+    def _runs_ended(self, ended: list[RunMessage]) -> None:
+        self.life.run_ended(ended)
+        if self._relay is not None and self._relay.has_dependants:
+            self._housekeepers[0].wake()
+
+    def _retire(self, grace: float | None) -> None:
+        self.on_retire(grace)
+
+    def _tell_of_held(self) -> None:
+        self.recorder.held_runs_wait()
+
+    def _offer_to_be_alone(self) -> None:
+        if not self.recorder.is_alone:
+            with relay_connection(self._parts.get_engine()) as connection:
+                is_our_turn = lives.may_be_alone(connection, self.worker_id)
+            if is_our_turn:
+                self.recorder.suspects_wait()
 
     def _consume_or_pause(self, wanted: bool) -> None:
         for consumer in self.consumers:
@@ -188,13 +248,15 @@ class RunBroker(dramatiq.Broker):
             message.outcome = handed_back(message.claim, PARKED_SECONDS)
             self.recorder.finished(message)
 
-    def _adopt(self, envelope: Envelope) -> Verdict | None:
-        """Writes the row for a plain `.send()` of a service that shares the broker and the signing key, but not the database.
+    def _adopt(self, delivery: Delivery, envelope: Envelope) -> Verdict | Rejection | None:
+        """Looks again at a message that there was nothing to claim for. None when there is now.
 
-        None when it has; ACK for a message of a run that is recorded already, REJECT for one that cannot be recorded.
+        A dead letter that somebody moved back to its queue replays its run, if that run is the dead letter of that attempt. A plain
+        `.send()` of a service that shares the broker and the signing key, but not the database, gets its row here. Anything
+        else is stale; what cannot be recorded is rejected.
         """
         if envelope.attempt is not None:
-            return Verdict.ACK
+            return None if delivery.was_dead and self._replay(envelope) else Verdict.ACK
         try:
             with acting_as(Identity(envelope.tenant_id, envelope.user_id)), session_scope(engine=self._parts.get_engine()) as session:
                 _, is_new = record(session, Call(self.task(envelope.task), run_id=envelope.run_id), envelope.args)
@@ -203,34 +265,25 @@ class RunBroker(dramatiq.Broker):
             raise
         except (MailroomError, ActorNotFound, IntegrityError) as error:  # wrong arguments, no such task, no such tenant
             log.error("message_not_adopted", task_id=envelope.run_id, task_name=envelope.task, error=type(error).__name__)
-            return Verdict.REJECT
+            return Rejection("unknown_task" if isinstance(error, ActorNotFound) else "not_recordable")
         return None if is_new else Verdict.ACK
+
+    def _replay(self, envelope: Envelope) -> bool:
+        with session_scope(system=True, engine=self._parts.get_engine()) as session:
+            return TaskRuns(session).replay_moved(envelope.run_id, envelope.tenant_id, envelope.attempt or 0)
 
     def _wait_for_broker(self, run_ids: list[str]) -> None:
         with system_connection(self._parts.get_engine()) as connection:
             dispatch.wait_for_broker(connection, run_ids)
 
-    def _beat(self) -> None:
-        """Only while the recorder and every worker thread live: a worker that cannot work has no heart."""
-        worker = self._worker
-        assert worker is not None
-        threads_live = all(thread.is_alive() for thread in worker.workers) or self._state != "running"
-        recorder_lives = self.recorder.is_alive() or not worker.workers
-        if not (threads_live and recorder_lives):
-            log.critical("worker_is_broken", worker=self.worker_id, threads_live=threads_live, recorder_lives=recorder_lives)
-            return
-        with system_connection(self._parts.get_engine()) as connection:
-            dispatch.heartbeat(
-                connection,
-                dispatch.Heartbeat(
-                    self.worker_id,
-                    socket.gethostname(),
-                    os.getpid(),
-                    worker.worker_threads,
-                    sorted(worker.consumer_whitelist or self.queues),
-                    self._state,
-                ),
-            )
+
+def end_process(grace: float | None) -> None:
+    """What retiring means where nobody has said: SIGTERM to ourselves, and the end when the grace is over."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    if grace is not None:
+        timer = threading.Timer(grace, os._exit, (RETIRED,))
+        timer.daemon = True
+        timer.start()
 
 
 class _QueueConsumer(Consumer):

@@ -1,12 +1,23 @@
-"""The run that the current thread is executing, for what an actor may ask of it: its limits, its progress."""
+"""The run that the current thread is executing, for what an actor may ask of it: its limits, its progress, whether to go on."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 
+from core.errors import PermanentError
 from storage.outcomes import Claim
 
 _current: ContextVar[Claim | None] = ContextVar("current_run", default=None)
+_revoked: set[tuple[str, int]] = set()  # (run id, fence) of runs of this process that somebody revoked
+
+
+class RunRevoked(PermanentError):  # noqa: N818  (nothing went wrong)
+    """Somebody revoked the run while it ran; raised at its next checkpoint, so that the actor can tidy up."""
+
+    code = "revoked"
+
+    def __init__(self) -> None:
+        super().__init__("The run was revoked.")
 
 
 def current_run() -> Claim | None:
@@ -17,3 +28,20 @@ def current_run() -> Claim | None:
 def set_current_run(claim: Claim | None) -> None:
     """Called by the middleware around each run."""
     _current.set(claim)
+
+
+def checkpoint() -> None:
+    """Where a long actor can be stopped. Raises RunRevoked when somebody has revoked the run; costs next to nothing otherwise."""
+    run = _current.get()
+    if _revoked and run is not None and (run.run_id, run.fence) in _revoked:
+        raise RunRevoked
+
+
+def revoke_here(claim: Claim) -> None:
+    """The run's next checkpoint ends it."""
+    _revoked.add((claim.run_id, claim.fence))
+
+
+def forget_revoked(claim: Claim) -> None:
+    """The run has ended."""
+    _revoked.discard((claim.run_id, claim.fence))

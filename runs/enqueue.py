@@ -6,21 +6,24 @@ Committed is accepted: whatever happens to the brokers, the relay publishes what
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from sqlalchemy.orm import Session
 
 from brokers.message import Envelope
-from core.errors import TenantError
+from core.errors import InvalidInputError, TenantError
 from core.ids import new_id
+from core.settings import get_settings
 from core.tenancy import SYSTEM_TENANT, Identity
 from runs.registry import check_arguments, resources_in
 from runs.task import Call, Task
+from storage.accept import level_of
 from storage.dispatch import PUBLISH_GRACE_SECONDS
 from storage.engine import after_commit, identity_of
 from storage.repositories.resources import Resources
-from storage.repositories.runs import NewRun, TaskRuns
+from storage.repositories.runs import NewRun, Recorded, TaskRuns
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,14 +48,45 @@ def record(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) ->
     resources = Resources(session)
     for argument, kind, row_id in resources_in(task, checked):
         resources.require(argument, kind, row_id)
-    request_id = structlog.contextvars.get_contextvars().get("request_id") or new_id()
-    run = NewRun(
+    run = _new_run(call, checked, tenant_id, user_id)
+    recorded = TaskRuns(session).insert(run, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
+    if recorded.is_published:
+        _publish_after_commit(session, task, [_envelope(run, recorded)])
+    return recorded.run_id, recorded.is_new
+
+
+def enqueue_many(session: Session, what: Task[P, R] | Call[P, R], many: Sequence[dict[str, Any]]) -> list[str]:
+    """Records one due run for each of the given arguments and returns their ids in the same order, all of them or none.
+
+    For thousands at a time: a few statements, whatever their number. Raises what `enqueue` raises, and InvalidInputError for an
+    option that makes sense for a single run only (a key, a delay).
+    """
+    call = what if isinstance(what, Call) else Call(what)
+    if call.unique_key or call.idempotency_key or call.delay or call.eta or call.run_id or call.after or call.after_group:
+        raise InvalidInputError("Runs that are enqueued together start at once and have no keys of their own; enqueue them one by one.")
+    tenant_id, user_id = _owner(session, call)
+    resources = Resources(session)
+    checked = [check_arguments(call.task, arguments) for arguments in many]
+    for wanted in {resource for arguments in checked for resource in resources_in(call.task, arguments)}:
+        resources.require(*wanted)
+    if not checked:
+        return []
+    run = _new_run(call, {}, tenant_id, user_id)
+    recorded = TaskRuns(session).insert_many(run, checked, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
+    published = [_envelope(run, each) for each in recorded if each.is_published]
+    if published:
+        _publish_after_commit(session, call.task, published)
+    return [each.run_id for each in recorded]
+
+
+def _new_run(call: Call[Any, Any], arguments: dict[str, Any], tenant_id: str, user_id: str | None) -> NewRun:
+    return NewRun(
         tenant_id=tenant_id,
         user_id=user_id,
-        task=task.actor_name,
-        queue=task.queue_name,
-        args=checked,
-        max_attempts=call.max_attempts or task.max_attempts,
+        task=call.task.actor_name,
+        queue=call.task.queue_name,
+        args=arguments,
+        max_attempts=call.max_attempts or call.task.max_attempts,
         priority=int(call.priority),
         delay=call.delay,
         eta=call.eta,
@@ -61,16 +95,19 @@ def record(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) ->
         unique_key=call.unique_key,
         idempotency_key=call.idempotency_key,
         request_hash=call.request_hash,
-        request_id=request_id,
+        request_id=structlog.contextvars.get_contextvars().get("request_id") or new_id(),
         soft_limit=call.soft_limit,
-        hard_limit=call.hard_limit,
+        hard_limit=call.hard_limit or call.task.limits()[1],
+        after_run_id=call.after,
+        after_group_id=call.after_group,
+        group_id=call.group,
         run_id=call.run_id,
     )
-    run_id, is_new = TaskRuns(session).insert(run, PUBLISH_GRACE_SECONDS)
-    if is_new and call.eta is None and not call.delay:
-        envelope = Envelope(run_id, task.actor_name, task.queue_name, tenant_id, user_id, request_id, 0, int(call.priority))
-        _publish_after_commit(session, task, envelope)
-    return run_id, is_new
+
+
+def _envelope(run: NewRun, recorded: Recorded) -> Envelope:
+    level = level_of(run.priority, recorded.crowd)
+    return Envelope(recorded.run_id, run.task, run.queue, run.tenant_id, run.user_id, run.request_id, 0, level)
 
 
 def _owner(session: Session, call: Call[Any, Any]) -> tuple[str, str | None]:
@@ -88,13 +125,13 @@ def _owner(session: Session, call: Call[Any, Any]) -> tuple[str, str | None]:
     return identity.tenant_id, call.user or identity.user_id
 
 
-def _publish_after_commit(session: Session, task: Task[Any, Any], envelope: Envelope) -> None:
+def _publish_after_commit(session: Session, task: Task[Any, Any], new: list[Envelope]) -> None:
     """All envelopes of a transaction go to the publisher together."""
     waiting: list[Envelope] | None = session.info.get("envelopes")
     if waiting is not None:
-        waiting.append(envelope)
+        waiting += new
         return
-    envelopes = session.info["envelopes"] = [envelope]
+    envelopes = session.info["envelopes"] = new
 
     def publish() -> None:
         session.info.pop("envelopes", None)

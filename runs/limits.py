@@ -19,7 +19,10 @@ import time
 from collections.abc import Iterator
 
 from core.errors import TransientError
+from runs.current import RunRevoked
 
+RunKey = tuple[str, int]
+"""A run's id and its fence."""
 _RAISE = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _RAISE.argtypes = (ctypes.c_ulong, ctypes.py_object)
 
@@ -31,6 +34,10 @@ class SoftTimeLimitExceeded(TransientError):  # noqa: N818  (the callers know Ce
 
     def __init__(self, message: str = "The run took longer than its soft time limit.") -> None:
         super().__init__(message)
+
+
+class RunTerminated(RunRevoked):
+    """Somebody ended the run by force; raised in its thread, wherever that is."""
 
 
 class _Withdrawn(BaseException):
@@ -52,10 +59,11 @@ def _withdraw(thread_id: int) -> None:
 
 
 class _Deadline:
-    __slots__ = ("fired", "is_due", "is_over", "thread_id")
+    __slots__ = ("fired", "is_due", "is_over", "key", "thread_id")
 
-    def __init__(self, thread_id: int) -> None:
+    def __init__(self, thread_id: int, key: RunKey | None) -> None:
         self.thread_id = thread_id
+        self.key = key
         self.is_over = False  # the block was left
         self.is_due = False  # the exception will be raised
         self.fired = False  # and was
@@ -74,14 +82,28 @@ class Watch:
         self._has_thread = False
 
     @contextlib.contextmanager
-    def soft_limit(self, seconds: float) -> Iterator[None]:
-        """Raises SoftTimeLimitExceeded in the block when it takes longer."""
-        deadline = _Deadline(threading.get_ident())
+    def soft_limit(self, seconds: float, key: RunKey | None = None) -> Iterator[None]:
+        """Raises SoftTimeLimitExceeded in the block when it takes longer; `terminate` finds it by its key."""
+        deadline = _Deadline(threading.get_ident(), key)
         self._arm(time.monotonic() + seconds, deadline)
         try:
             yield
         finally:
             self._disarm(deadline)
+
+    def terminate(self, key: RunKey) -> bool:
+        """Raises RunTerminated in the block with that key. False when there is none, or something else was raised in it already."""
+        with self._lock:
+            found = None
+            for _, _, deadline in self._heap:
+                if deadline.key == key and not deadline.is_over and not deadline.is_due:
+                    deadline.is_due = True
+                    found = deadline
+        if found is None:
+            return False
+        _RAISE(found.thread_id, RunTerminated)
+        found.fired = True
+        return True
 
     def _arm(self, when: float, deadline: _Deadline) -> None:
         with self._lock:
@@ -107,7 +129,7 @@ class Watch:
             with self._lock:
                 while self._heap and (self._heap[0][2].is_over or self._heap[0][0] <= time.monotonic()):
                     deadline = heapq.heappop(self._heap)[2]
-                    if not deadline.is_over:
+                    if not (deadline.is_over or deadline.is_due):
                         deadline.is_due = True
                         due.append(deadline)
                 wait = self._heap[0][0] - time.monotonic() if self._heap else None

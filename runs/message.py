@@ -14,9 +14,9 @@ from storage.states import State
 
 
 class RunMessage(MessageProxy):
-    """Follows one message from its delivery to its settlement."""
+    """Follows one message from its delivery to its settlement; a held run was claimed without a message and has no delivery."""
 
-    def __init__(self, envelope: Envelope, delivery: Delivery) -> None:
+    def __init__(self, envelope: Envelope, delivery: Delivery | None) -> None:
         super().__init__(Message(envelope.queue, envelope.task, (), {}, {}, message_id=envelope.run_id))
         self.envelope = envelope
         self.delivery = delivery
@@ -29,6 +29,16 @@ class RunMessage(MessageProxy):
     def run_id(self) -> str:
         """The id of the run the message is for."""
         return self.envelope.run_id
+
+    @classmethod
+    def held(cls, claim: Claim) -> RunMessage:
+        """A run that was claimed straight from the record."""
+        envelope = Envelope(
+            claim.run_id, claim.task, claim.queue, claim.tenant_id, claim.user_id, claim.request_id, claim.attempt, claim.priority
+        )
+        message = cls(envelope, None)
+        message.claimed(claim)
+        return message
 
     def claimed(self, claim: Claim) -> None:
         """Takes the arguments over from the record."""

@@ -7,26 +7,22 @@ load and there is no timer that a lonely run would wait for. A message is settle
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Engine
-
-from brokers.consumer import Delivery, Verdict, settle_all
+from brokers.consumer import Delivery, Rejection, Settlement, Verdict, settle_all
 from brokers.message import Envelope, MessageEncoder, MessageRejectedError
-from brokers.queues import policy_of
 from core.errors import UnavailableError
 from core.logging import get_logger
+from runs.held import HeldRuns
+from runs.hooks import RecorderHooks, Wake
 from runs.message import RunMessage
 from runs.retry import ResultError, failed, handed_back
-from storage.outcomes import Claim, RecordRefusedError
-from storage.record import open_record
+from runs.waiting import WaitingMessages
+from storage.outcomes import Claim, HeldLane, RecordRefusedError
+from storage.record import Record
 
 log = get_logger(__name__)
 IDLE_SECONDS = 0.25
@@ -35,51 +31,42 @@ BUSY_SECONDS = 0.4
 """With the quarter second that an idle turn takes at most, held messages go back in well under a second."""
 EXTRA_WAITING = 16
 """How many messages beyond the free threads a polled broker may still bring."""
-
-
-class Starter(Protocol):
-    """Hands a claimed run to a worker thread."""
-
-    def __call__(self, message: RunMessage) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Wake:
-    """Makes the thread look again."""
+LOOK_SECONDS = 0.05
+"""A recorder that has run dry looks for held runs, but not more often than this."""
+OTHER_WAY_EVERY = 4
+"""Every so many turns the less urgent of messages and held runs goes first, so that neither ever starves."""
+PATIENCE_SECONDS = 30.0
+"""How long a process waits for its other runs to end, so that it can run a suspect alone."""
 
 
 class Recorder(threading.Thread):
-    """`adopt` turns a message whose run the record does not know into a row, if it is of a service that may do so: None when it has."""
+    """`threads` is how many runs may run at once, `claim_ahead` how many more may be claimed."""
 
     def __init__(
-        self,
-        engine: Engine,
-        encoder: MessageEncoder,
-        worker_id: str,
-        *,
-        threads: int,
-        start_run: Starter,
-        adopt: Callable[[Envelope], Verdict | None],
-        consume: Callable[[bool], None] = lambda _wanted: None,
-        claim_ahead: int = 0,
+        self, record: Record, encoder: MessageEncoder, worker_id: str, hooks: RecorderHooks, *, threads: int, claim_ahead: int = 0
     ) -> None:
         super().__init__(name="recorder", daemon=True)
         self.worker_id = worker_id
-        self._record = open_record(engine)
+        self.ended = 0  # runs whose outcome was written
+        self._record = record
         self._encoder = encoder
+        self._hooks = hooks
         self._limit = threads + claim_ahead
-        self._start_run = start_run
-        self._adopt = adopt
-        self._consume = consume
         self._is_consuming = True
-        self._inbox: queue.SimpleQueue[RunMessage | _Wake] = queue.SimpleQueue()
-        self._waiting: list[tuple[tuple[int, int], int, RunMessage]] = []  # heap: most urgent queue, highest priority, arrival
-        self._arrival = itertools.count()
+        self._inbox: queue.SimpleQueue[RunMessage | Wake] = queue.SimpleQueue()
+        self._waiting = WaitingMessages()
         self._held: dict[str, RunMessage] = {}  # claimed; until the outcome is committed
+        self._abandoned: set[str] = set()
         self._in_doubt: set[str] = set()  # claims that may have been committed although nobody answered
+        self._has_doubts = False  # a turn got no answer: it may have claimed held runs that nobody knows of
         self._unwritten: list[RunMessage] = []  # finished; outcome not committed yet
         self._claiming = True
         self._stopping = threading.Event()
+        self._lanes = HeldRuns(hooks.find_held)
+        self._looked_at = 0.0
+        self._is_dry = False  # something was claimed since the last look
+        self._turns = 0
+        self._alone_until: float | None = None  # claims nothing but one suspect at a time, once the others have ended
 
     # Called from other threads.
 
@@ -89,9 +76,26 @@ class Recorder(threading.Thread):
             message = RunMessage(self._encoder.unpack(delivery.body), delivery)
         except MessageRejectedError as error:
             log.error("message_rejected", reason=error.reason, queue=delivery.queue, bytes=len(delivery.body))
-            settle_all([(delivery, Verdict.REJECT)])
+            settle_all([(delivery, Rejection(error.reason))])
             return
         self._inbox.put(message)
+
+    def held_runs_wait(self) -> None:
+        """There are runs to be claimed without a message."""
+        self._inbox.put(Wake.HELD)
+
+    def suspects_wait(self) -> None:
+        """There are runs that must run alone, and it is this process' turn to do so."""
+        self._inbox.put(Wake.SUSPECTS)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the process keeps to one run at a time."""
+        return self._alone_until is not None
+
+    def runs(self) -> list[RunMessage]:
+        """What is claimed and has not ended."""
+        return [message for message in list(self._held.values()) if message.outcome is None]
 
     def finished(self, message: RunMessage) -> None:
         """A worker thread is done with a run and free again; its outcome is set."""
@@ -101,16 +105,30 @@ class Recorder(threading.Thread):
         """How many messages a polled broker may bring."""
         return self._limit + EXTRA_WAITING - len(self._held) - len(self._waiting) - self._inbox.qsize() if self._claiming else 0
 
+    def abandon(self, run_id: str) -> None:
+        """This run would not end: it stays this worker's until the process is gone, and is not handed back."""
+        self._abandoned.add(run_id)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is held but what was abandoned."""
+        return self._held.keys() <= self._abandoned
+
+    @property
+    def has_abandoned(self) -> bool:
+        """Whether something is held that was abandoned."""
+        return bool(self._held.keys() & self._abandoned)
+
     def stop_claiming(self) -> None:
         """From now on nothing new starts; what waits goes back to its broker."""
         self._claiming = False
-        self._inbox.put(_Wake())
+        self._inbox.put(Wake.LOOK_AGAIN)
 
     def stop(self, timeout: float = 10.0) -> None:
         """Writes what is still to be written, hands back what still runs, and ends the thread."""
         self._claiming = False
         self._stopping.set()
-        self._inbox.put(_Wake())
+        self._inbox.put(Wake.LOOK_AGAIN)
         if self.is_alive():
             self.join(timeout)
 
@@ -123,6 +141,8 @@ class Recorder(threading.Thread):
                 self.turn()
             except Exception as error:
                 log.warning("record_unreachable", error=type(error).__name__, unwritten=len(self._unwritten))
+                self._lanes.start_over()
+                self._has_doubts = True
                 time.sleep(BROKEN_SECONDS)
         self._hand_back_the_rest()
         self._record.close()
@@ -130,39 +150,56 @@ class Recorder(threading.Thread):
     def turn(self) -> None:
         """One round trip: outcomes and claims, then their consequences."""
         self._gather()
-        if not self._claiming:
+        if self._has_doubts:
+            self._take_back_own()
+        if not self._claiming or self.is_alone:
             self._return_waiting()
-        wanted, duplicates = self._choose()
-        settle_all([(message.delivery, Verdict.ACK) for message in duplicates])
+        self._look_if_dry()
+        wanted, lanes, duplicates = self._choose()
+        settle_all(_told(duplicates, Verdict.ACK))
         self._give_back_if_busy()
         done = list(self._unwritten)
-        claimed = self._commit(done, wanted) if done or wanted else {}
+        claimed = self._commit(done, wanted, lanes) if done or wanted or lanes else {}
         self._unwritten = self._unwritten[len(done) :]
         for message in done:
             self._held.pop(message.run_id, None)
         started, unclaimed = self._take_over(wanted, claimed)
         for message in started:
-            self._start_run(message)
-        settle_all([(message.delivery, message.verdict) for message in done])  # only now: the record has it
+            self._hooks.start_run(message)
+        settle_all([(message.delivery, message.verdict) for message in done if message.delivery is not None])  # only now: the record has it
+        if done:
+            self._tell_ended(done)
         settle_all(self._reconsidered(unclaimed))
+        if self.is_alone:
+            self._keep_alone()
 
-    def _commit(self, done: list[RunMessage], wanted: dict[str, RunMessage]) -> dict[str, Claim]:
+    def _commit(self, done: list[RunMessage], wanted: dict[str, RunMessage], lanes: Sequence[HeldLane] = ()) -> dict[str, Claim]:
         tenants = {run_id: message.envelope.tenant_id for run_id, message in wanted.items()}
         outcomes = [message.outcome for message in done if message.outcome is not None]
         try:
-            written, claimed = self._record.turn(self.worker_id, outcomes, tenants, self._in_doubt & wanted.keys())
+            written, claimed = self._record.turn(self.worker_id, outcomes, tenants, self._in_doubt & wanted.keys(), lanes)
         except Exception as error:
             self._in_doubt.update(wanted)  # that commit may have happened
             for message in wanted.values():
-                self._wait(message)
+                self._waiting.add(message)
             if isinstance(error, RecordRefusedError):
                 self._isolate(done)
             raise
         self._in_doubt.difference_update(wanted)
+        if lanes:
+            self._lanes.took(lanes, [claim for run_id, claim in claimed.items() if run_id not in wanted])
         for outcome in outcomes:
             if outcome.run_id not in written:
                 log.warning("outcome_with_old_fence", task_id=outcome.run_id)
         return claimed
+
+    def _take_back_own(self) -> None:
+        """Runs that the record says are this worker's and that it does not hold: claimed by a turn that got no answer."""
+        for run_id, tenant_id, task, queue_name in self._record.own(self.worker_id):
+            if run_id not in self._held and run_id not in self._in_doubt:
+                self._in_doubt.add(run_id)
+                self._waiting.add(RunMessage(Envelope(run_id, task, queue_name, tenant_id), None))
+        self._has_doubts = False
 
     def _isolate(self, done: list[RunMessage]) -> None:
         """The database refuses what one of these would write. That one fails with a reason; the others are not held up by it."""
@@ -174,87 +211,144 @@ class Recorder(threading.Thread):
                     message.outcome = failed(message.claim, ResultError("The outcome could not be recorded; the database refused it."), 0.0)
 
     def _take_over(self, wanted: dict[str, RunMessage], claimed: dict[str, Claim]) -> tuple[list[RunMessage], list[RunMessage]]:
-        started, unclaimed = [], []
-        for run_id, message in wanted.items():
-            if run_id in claimed:
-                message.claimed(claimed[run_id])
-                self._held[run_id] = message
-                started.append(message)
+        started = []
+        for run_id, claim in claimed.items():
+            message = wanted.get(run_id)
+            if message is None:
+                message = RunMessage.held(claim)
             else:
-                unclaimed.append(message)
-        return started, unclaimed
+                message.claimed(claim)
+            self._held[run_id] = message
+            started.append(message)
+        self._is_dry |= bool(started)
+        return started, [message for run_id, message in wanted.items() if run_id not in claimed]
 
-    def _reconsidered(self, unclaimed: Iterable[RunMessage]) -> list[tuple[Delivery, Verdict]]:
+    def _reconsidered(self, unclaimed: Iterable[RunMessage]) -> list[Settlement]:
         """Messages with nothing to claim: duplicates, revoked or not due are stale; one the record never knew may be adopted."""
-        settled = []
+        settled: list[Settlement] = []
         for message in unclaimed:
+            if message.delivery is None:
+                continue
             try:
-                verdict = self._adopt(message.envelope)
+                verdict = self._hooks.adopt(message.delivery, message.envelope)
             except UnavailableError:
                 verdict = None
             if verdict is None:
-                self._wait(message)
+                self._waiting.add(message)
             else:
                 settled.append((message.delivery, verdict))
         return settled
 
+    def _tell_ended(self, done: list[RunMessage]) -> None:
+        self.ended += len(done)
+        for message in done:
+            if message.delivery is None and message.verdict is Verdict.REJECT:
+                self._hooks.bury(message.envelope)
+        self._hooks.on_ended(done)
+
     def _gather(self) -> None:
         """Waits for the first event, then takes all there are."""
         try:
-            event = self._inbox.get(timeout=0 if self._unwritten or self._stopping.is_set() else IDLE_SECONDS)
+            event = self._inbox.get(timeout=self._patience())
             while True:
-                if isinstance(event, RunMessage):
-                    if event.outcome is not None:
-                        self._unwritten.append(event)
-                    else:
-                        self._wait(event)
+                if isinstance(event, Wake):
+                    self._heed(event)
+                elif event.outcome is not None:
+                    self._unwritten.append(event)
+                else:
+                    self._waiting.add(event)
                 event = self._inbox.get_nowait()
         except queue.Empty:
             pass
 
-    def _wait(self, message: RunMessage) -> None:
-        urgency = (-policy_of(message.envelope.queue).priority, -message.envelope.priority)
-        heapq.heappush(self._waiting, (urgency, next(self._arrival), message))
+    def _patience(self) -> float:
+        """How long to wait when nothing comes."""
+        if self._unwritten or self._stopping.is_set():
+            return 0
+        if self._free() > 0:
+            if self._lanes or self._waiting:
+                return 0
+            if self._is_dry:
+                return max(0.0, min(IDLE_SECONDS, self._looked_at + LOOK_SECONDS - time.monotonic()))
+        return IDLE_SECONDS
 
-    def _choose(self) -> tuple[dict[str, RunMessage], list[RunMessage]]:
-        """The next messages to claim, the most urgent queue first and no more than can start; and duplicates of what is held."""
-        wanted: dict[str, RunMessage] = {}
-        duplicates = []
-        free = self._limit - len(self._held) + len(self._unwritten) if self._claiming else 0
-        while self._waiting and len(wanted) < free:
-            message = heapq.heappop(self._waiting)[2]
-            if message.run_id in self._held or message.run_id in wanted:
-                duplicates.append(message)
-            else:
-                wanted[message.run_id] = message
-        return wanted, duplicates
+    def _heed(self, event: Wake) -> None:
+        if event is Wake.HELD:
+            self._is_dry = True
+            self._looked_at = 0.0
+        elif event is Wake.SUSPECTS and not self.is_alone and self._claiming:
+            log.info("keeps_to_one_run", worker=self.worker_id)
+            self._alone_until = time.monotonic() + PATIENCE_SECONDS
+            self._hooks.consume(False)
+
+    def _look_if_dry(self) -> None:
+        """Whoever has run out of messages looks whether runs are held. A broken record is the turn's business, not this look's."""
+        now = time.monotonic()
+        if self._is_dry and not self._lanes and not self._waiting and self._free() > 0 and now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at, self._is_dry = now, False
+            self._lanes.look()
+
+    def _keep_alone(self) -> None:
+        """Claims the next suspect once nothing else runs; ends when there is none, or when the others take too long."""
+        assert self._alone_until is not None
+        if not self._held and self._claiming:
+            claim = self._hooks.claim_alone()
+            if claim is not None:
+                log.info("suspect_runs_alone", task_id=claim.run_id, task_name=claim.task)
+                self._alone_until = time.monotonic() + PATIENCE_SECONDS
+                message = self._held[claim.run_id] = RunMessage.held(claim)
+                self._hooks.start_run(message)
+                return
+        elif not self._claiming or time.monotonic() < self._alone_until or len(self._held) == 1:
+            return
+        self._alone_until = None
+        self._hooks.consume(True)
+
+    def _free(self) -> int:
+        """How many runs may be claimed now."""
+        return self._limit - len(self._held) + len(self._unwritten) if self._claiming and not self.is_alone else 0
+
+    def _choose(self) -> tuple[dict[str, RunMessage], list[HeldLane], list[RunMessage]]:
+        """The messages and the lanes to claim from, the most urgent first and no more than can start; duplicates of what is held."""
+        self._turns += 1
+        free = self._free()
+        if free > 0 and self._lanes and self._waiting:
+            held_first = (self._lanes.most_urgent() or (0, 0)) < self._waiting.most_urgent()
+            if held_first is not (self._turns % OTHER_WAY_EVERY == 0):
+                return {}, self._lanes.choose(free), []
+        wanted, duplicates = self._waiting.take(free, self._held)
+        return wanted, self._lanes.choose(free - len(wanted)), duplicates
 
     def _give_back_if_busy(self) -> None:
         """A process whose threads stay busy keeps no message that an idle one could start."""
         if not self._claiming:
             return
         is_busy = len(self._held) - len(self._unwritten) >= self._limit
-        waited = time.monotonic() - min((message.arrived_at for _, _, message in self._waiting), default=time.monotonic())
-        if is_busy and waited > BUSY_SECONDS:
+        if is_busy and self._waiting.longest_wait() > BUSY_SECONDS:
             if self._is_consuming:
                 self._is_consuming = False
-                self._consume(False)
+                self._hooks.consume(False)
             self._return_waiting()
         elif not is_busy and not self._is_consuming:
             self._is_consuming = True
-            self._consume(True)
+            self._hooks.consume(True)
 
     def _return_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        settle_all([(message.delivery, Verdict.REQUEUE) for _, _, message in waiting])
+        settle_all(_told(self._waiting.take_all(), Verdict.REQUEUE))
 
     def _hand_back_the_rest(self) -> None:
         """Runs that did not end within the grace: their attempt did not happen, somebody else runs them."""
-        left = list(self._held.values())
+        left = [message for run_id, message in self._held.items() if run_id not in self._abandoned]
         for message in left:
             if message.claim is not None:
                 message.outcome = handed_back(message.claim)
         if left:
             log.warning("runs_handed_back", runs=len(left))
             self._commit(left, {})
-            settle_all([(message.delivery, Verdict.ACK) for message in left])
+            for message in left:
+                del self._held[message.run_id]
+            settle_all(_told(left, Verdict.ACK))
+
+
+def _told(messages: Iterable[RunMessage], verdict: Verdict) -> list[Settlement]:
+    return [(message.delivery, verdict) for message in messages if message.delivery is not None]

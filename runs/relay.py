@@ -3,22 +3,32 @@ any more; and gives back the runs of dead workers. It runs in every worker and s
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine
 
 from brokers.message import Envelope
+from brokers.queues import policy_of
 from core.logging import get_logger
-from storage import dispatch
-from storage.dispatch import WORKER_LOST_SECONDS, Publishable
-from storage.engine import system_connection
+from runs.process_key import is_gone
+from runs.retry import lost
+from storage import dispatch, lives
+from storage.dispatch import Publishable, ToDo
+from storage.engine import relay_connection
+from storage.lives import WORKER_LOST_SECONDS, LostRun
+from storage.outcomes import Outcome
+from storage.states import State
 
 log = get_logger(__name__)
-DUE_SECONDS = 1.0
+Chore = tuple[Callable[[], None], float]
+"""What to do, and how many seconds after its end it is due again."""
+ATTEND_SECONDS = 1.0
 LOOK_AFTER_SECONDS = 3.0
 LOST_BATCH = 1000
 
@@ -29,37 +39,75 @@ class RelayPublisher(Protocol):
     def publish_now(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Returns the run ids no broker took."""
 
-    def publish_dead_letter(self, envelope: Envelope) -> None:
+    def publish_dead_letter(self, envelope: Envelope, reason: str = "worker_lost") -> None:
         """A copy for the management UI."""
 
     def depth(self, queue_name: str) -> int | None:
         """Messages the brokers hold, None when unknown."""
 
 
-class Relay:
-    """One turn is a few short transactions; each is safe to lose half-way."""
+@dataclass(frozen=True)
+class RelayHooks:
+    """What a relay tells the process it works in, if that is a worker's: there are held runs, there are suspects."""
 
-    def __init__(self, engine: Engine, publisher: RelayPublisher) -> None:
+    on_held: Callable[[], None] = lambda: None
+    on_suspects: Callable[[], None] = lambda: None
+
+
+class Relay:
+    """Any number of them may work at once, and each of their steps is safe to lose half-way."""
+
+    def __init__(self, engine: Engine, publisher: RelayPublisher, window: int, hooks: RelayHooks = RelayHooks()) -> None:
         self._engine = engine
         self._publisher = publisher
+        self._window = window
+        self._hooks = hooks
         self._steady_since: float | None = None
         self._seen_at = 0.0
+        self._todo: ToDo | None = None
+        self._to_bury: queue.SimpleQueue[Envelope] = queue.SimpleQueue()
 
     def turn(self) -> None:
         """Everything once."""
         self.look_after()
-        self.publish_due()
+        self.attend()
 
-    def chores(self) -> list[tuple[Callable[[], None], float]]:
+    def chores(self) -> list[Chore]:
         """What a Housekeeper does for the relay: what is due within a second, the rest is in no hurry."""
-        return [(self.publish_due, DUE_SECONDS), (self._look_after_patiently, LOOK_AFTER_SECONDS)]
+        return [(self.attend, ATTEND_SECONDS), (self._look_after_patiently, LOOK_AFTER_SECONDS)]
+
+    @property
+    def has_dependants(self) -> bool:
+        """Whether runs wait for the end of others: then whoever ends one should wake the relay."""
+        return self._todo is not None and (self._todo.followers or self._todo.limited)
+
+    def bury(self, envelope: Envelope) -> None:
+        """Puts a copy among the dead letters at the next turn, for a run that failed and had no message."""
+        self._to_bury.put(envelope)
+
+    def attend(self) -> None:
+        """Looks what there is to do, and does what cannot wait."""
+        while not self._to_bury.empty():
+            self._publisher.publish_dead_letter(self._to_bury.get(), "failed")
+        with self._transaction() as connection:
+            todo = self._todo = dispatch.look(connection)
+        if todo.overrun:
+            self._mark_overrun()
+        if todo.expired:
+            self._expire()
+        if todo.due:
+            self.publish_due()
+        if todo.held:
+            self._hooks.on_held()
+        if todo.suspects:
+            self._hooks.on_suspects()
 
     def _look_after_patiently(self) -> None:
-        """No rescue until the database was there for as long as a heart may pause: while it was away nobody's heart could beat,
-        and living workers would be robbed of what they are running."""
+        """No rescue by missing heartbeats until the database was there for as long as a heart may pause: while it was away nobody's
+        heart could beat, and living workers would be robbed of what they are running."""
         try:
             with self._transaction() as connection:
-                dispatch.ping(connection)
+                dispatch.look(connection)
         except Exception:
             self._steady_since = None
             raise
@@ -67,59 +115,72 @@ class Relay:
         if self._steady_since is None or now - self._seen_at > WORKER_LOST_SECONDS:
             self._steady_since = now
         self._seen_at = now
-        self.look_after(rescue=now - self._steady_since >= WORKER_LOST_SECONDS)
+        self.look_after(trust_hearts=now - self._steady_since >= WORKER_LOST_SECONDS)
 
-    def look_after(self, *, rescue: bool = True) -> None:
-        """Rescues, expires, and publishes again what was lost."""
-        if rescue:
-            self._rescue()
-        with self._transaction() as connection:
-            expired = dispatch.expire(connection)
-        if expired:
-            log.info("runs_expired", runs=expired)
-        self._publish_lost()
+    def look_after(self, *, trust_hearts: bool = True) -> None:
+        """Rescues, and publishes again what was lost."""
+        self._rescue(trust_hearts)
+        if self._todo is None or self._todo.lost:
+            self._publish_lost()
 
-    def _rescue(self) -> None:
+    def _rescue(self, trust_hearts: bool) -> None:
         with self._transaction() as connection:
-            rescued = dispatch.rescue_orphans(connection)
-        for run, is_dead in rescued:
-            log.warning("run_rescued", task_id=run.run_id, task_name=run.task, queue=run.queue, dead_lettered=is_dead)
+            gone = [worker_id for worker_id, key in lives.process_keys(connection).items() if is_gone(key)]
+            rescued = lives.rescue_orphans(connection, gone, _what_becomes, trust_hearts=trust_hearts)
+        for run, outcome in rescued:
+            is_dead = outcome.state is State.FAILURE
+            log.warning("run_rescued", task_id=run.run_id, task_name=run.task, queue=run.queue, state=outcome.state, reason=outcome.reason)
             if is_dead:
                 self._publisher.publish_dead_letter(envelope_of(run))
 
+    def _mark_overrun(self) -> None:
+        with self._transaction() as connection:
+            marked = lives.mark_overrun(connection)
+        for run_id in marked:
+            log.error("hard_limit_passed", task_id=run_id)
+
+    def _expire(self) -> None:
+        with self._transaction() as connection:
+            expired = dispatch.expire(connection)
+        log.info("runs_expired", runs=expired)
+
     def publish_due(self) -> None:
-        """Publishes what has become due and what no broker took."""
+        """Publishes what has become due and what no broker took, as far as the lanes have room."""
         while True:
             with self._transaction() as connection:
-                due = dispatch.take_due(connection)
+                due, found = dispatch.take_due(connection, self._window)
             untaken = self._publisher.publish_now([envelope_of(run) for run in due]) if due else []
-            if untaken or len(due) < dispatch.BATCH:
+            if untaken or found < dispatch.BATCH:
                 return
 
     def _publish_lost(self) -> None:
         """Published runs that nobody claims: publish again at most as many as the brokers hold too few."""
         with self._transaction() as connection:
             overdue = dispatch.overdue_queues(connection)
-        for queue, expected in overdue.items():
-            depth = self._publisher.depth(queue)
+        for name, expected in overdue.items():
+            depth = self._publisher.depth(name)
             if depth is None:
                 continue  # nobody can say what the brokers hold: calling it lost would double a whole backlog
-            self._publish_missing(queue, expected - depth)
+            self._publish_missing(name, expected - depth)
 
-    def _publish_missing(self, queue: str, missing: int) -> None:
+    def _publish_missing(self, name: str, missing: int) -> None:
         while missing > 0:
             with self._transaction() as connection:
-                lost = dispatch.take_lost(connection, queue, min(LOST_BATCH, missing))
+                lost = dispatch.take_lost(connection, name, min(LOST_BATCH, missing))
             if not lost:
                 break
-            log.warning("messages_published_again", queue=queue, runs=len(lost))
+            log.warning("messages_published_again", queue=name, runs=len(lost))
             self._publisher.publish_now([envelope_of(run) for run in lost])
             missing -= len(lost)
         with self._transaction() as connection:
-            dispatch.keep_waiting(connection, queue)
+            dispatch.keep_waiting(connection, name)
 
     def _transaction(self) -> AbstractContextManager[Connection]:
-        return system_connection(self._engine)
+        return relay_connection(self._engine)
+
+
+def _what_becomes(run: LostRun) -> Outcome:
+    return lost(run, policy_of(run.message.queue).base_backoff)
 
 
 def envelope_of(run: Publishable) -> Envelope:
@@ -128,23 +189,36 @@ def envelope_of(run: Publishable) -> Envelope:
 
 
 class Housekeeper(threading.Thread):
-    """Does chores, each (function, seconds between) on its own: one that fails does not keep the others from happening."""
+    """Does chores, each on its own: one that fails does not keep the others from happening."""
 
-    def __init__(self, *chores: tuple[Callable[[], None], float]) -> None:
+    def __init__(self, *chores: Chore) -> None:
         super().__init__(name="housekeeper", daemon=True)
         now = time.monotonic()
         self._due = [(now + every, chore, every) for chore, every in chores]
-        self._stopping = threading.Event()
+        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Until stopped."""
-        while not self._stopping.wait(max(0.0, min(when for when, _, _ in self._due) - time.monotonic())):
+        while True:
+            try:
+                goes_on = self._calls.get(timeout=max(0.0, min(when for when, _, _ in self._due) - time.monotonic()))
+                while not self._calls.empty():
+                    goes_on &= self._calls.get()
+                if not goes_on:
+                    return
+                self._due[0] = (0.0, *self._due[0][1:])
+            except queue.Empty:
+                pass
             now = time.monotonic()
             self._due = [self._done(chore, every) if when <= now else (when, chore, every) for when, chore, every in self._due]
 
+    def wake(self) -> None:
+        """The first chore is due now."""
+        self._calls.put(True)
+
     def stop(self) -> None:
         """Ends the thread."""
-        self._stopping.set()
+        self._calls.put(False)
         if self.is_alive():
             self.join(5)
 

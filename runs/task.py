@@ -44,7 +44,7 @@ class Task(dramatiq.Actor[P, R]):
         run = current_run()
         if run is None:
             return self.fn(*args, **kwargs)
-        with watch.soft_limit(run.soft_limit or self.limits()[0]):
+        with watch.soft_limit(run.soft_limit or self.limits()[0], (run.run_id, run.fence)):
             return self.fn(*args, **kwargs)
 
     def limits(self) -> tuple[float, float]:
@@ -75,7 +75,8 @@ class Call(Generic[P, R]):
 
     `tenant` and `user` are needed only where the bound context is not enough. `delay` (seconds) or `eta`: not before.
     `expires_in` (seconds): not later. `unique_key`: while a run of this tenant and task with the same key is live, that run
-    is returned instead of a new one. `soft_limit` and `hard_limit` in seconds.
+    is returned instead of a new one. `soft_limit` and `hard_limit` in seconds. `after` and
+    `after_group` are set by runs/followers.py, as is `group`.
     """
 
     task: Task[P, R]
@@ -92,6 +93,9 @@ class Call(Generic[P, R]):
     max_attempts: int | None = None
     soft_limit: float | None = None
     hard_limit: float | None = None
+    after: str | None = None
+    after_group: str | None = None
+    group: str | None = None
     run_id: str = ""
 
 

@@ -43,7 +43,7 @@ class Scheduler:
 
     def run(self) -> None:
         """Until stopped. A database that is away is waited for."""
-        housekeeper = Housekeeper(*Relay(self._engine, self._broker.publisher).chores())
+        housekeeper = Housekeeper(*Relay(self._engine, self._broker.publisher, self._broker.window).chores())
         housekeeper.start()
         log.info("scheduler_started", schedules=len(self._tasks))
         is_declared = False

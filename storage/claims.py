@@ -9,13 +9,31 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, insert, null, or_, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    String,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from storage import postgres
 from storage.expressions import db_now, db_now_plus
-from storage.models import TaskAttempt, TaskRun
-from storage.outcomes import Claim, Outcome
-from storage.states import FINAL, State, WaitingFor, sources_of
+from storage.models import Pause, TaskAttempt, TaskRun
+from storage.models.runs import HELD
+from storage.outcomes import LOST_IN_COMPANY, Claim, HeldLane, Outcome, OwnRun
+from storage.states import FINAL, WAITING, Ending, State, WaitingFor, sources_of
 
 CLAIMED = (
     TaskRun.id,
@@ -30,27 +48,84 @@ CLAIMED = (
     TaskRun.request_id,
     TaskRun.soft_limit,
     TaskRun.hard_limit,
+    TaskRun.priority,
+    TaskRun.is_suspect,
+    (TaskRun.is_suspect & (func.coalesce(TaskRun.reason, "") == LOST_IN_COMPANY)).label("was_lost_in_company"),
 )
 
 
-def claim(connection: Connection, worker_id: str, wanted: Mapping[str, str], in_doubt: Collection[str] = ()) -> dict[str, Claim]:
-    """Claims what can be claimed of `wanted` (run id to the tenant its message names), and returns it by run id.
+def claim(
+    connection: Connection, worker_id: str, wanted: Mapping[str, str], in_doubt: Collection[str] = (), lanes: Sequence[HeldLane] = ()
+) -> dict[str, Claim]:
+    """Claims what can be claimed of `wanted` (run id to the tenant its message names) and of the lanes' held runs, by run id.
 
     `in_doubt` are claims whose commit got no answer: they may already be this worker's, and asking again neither loses them
     nor counts them twice.
     """
+    wanted = {**wanted, **{run_id: lane.tenant_id for lane in lanes for run_id in _held(connection, lane)}}
     if not wanted:
         return {}
+    is_wanted = tuple_(TaskRun.id, TaskRun.tenant_id).in_(sorted(wanted.items()))
     claimable = and_(
         TaskRun.state.in_(sources_of(State.STARTED)),
         or_(TaskRun.eta.is_(None), TaskRun.eta <= db_now()),
-        or_(TaskRun.expires_at.is_(None), TaskRun.expires_at > db_now()),
+        TaskRun.waiting_for.in_([WaitingFor.QUEUE, WaitingFor.ETA, WaitingFor.BROKER]),
+        ~TaskRun.is_suspect,
+        may_start(),
     )
     already_ours = and_(TaskRun.state == State.STARTED, TaskRun.worker_id == worker_id, TaskRun.id.in_(list(in_doubt)))
+    return _claim(connection, worker_id, and_(is_wanted, or_(claimable, already_ours) if in_doubt else claimable))
+
+
+def claim_suspect(connection: Connection, worker_id: str, queues: Collection[str]) -> Claim | None:
+    """Claims the run that has waited longest to run alone in a process; the caller holds no other."""
+    chosen = (
+        select(TaskRun.id)
+        .where(text("is_suspect"), TaskRun.state.in_(sorted(WAITING)), TaskRun.queue.in_(sorted(queues)), may_start())
+        .where(or_(TaskRun.eta.is_(None), TaskRun.eta <= db_now()))
+        .order_by(TaskRun.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .cte("chosen")
+    )
+    claimed = _claim(connection, worker_id, TaskRun.id.in_(select(chosen.c.id)))
+    return next(iter(claimed.values()), None)
+
+
+def own_runs(connection: Connection, worker_id: str) -> list[OwnRun]:
+    """The runs that a worker has claimed: id, tenant, task, queue."""
+    statement = select(TaskRun.id, TaskRun.tenant_id, TaskRun.task, TaskRun.queue)
+    rows = connection.execute(statement.where(TaskRun.worker_id == worker_id, text("state = 'STARTED'")))
+    return [(row.id, row.tenant_id, row.task, row.queue) for row in rows]
+
+
+def may_start() -> ColumnElement[bool]:
+    """Neither past its time nor paused."""
+    named = or_(
+        and_(Pause.kind == "queue", Pause.name == TaskRun.queue),
+        and_(Pause.kind == "task", Pause.name == TaskRun.task),
+        and_(Pause.kind == "tenant", Pause.name == cast(TaskRun.tenant_id, String)),
+    )
+    is_paused = exists(select(literal(1)).where(named).correlate(TaskRun))
+    return and_(or_(TaskRun.expires_at.is_(None), TaskRun.expires_at > db_now()), ~is_paused)
+
+
+def _held(connection: Connection, lane: HeldLane) -> list[str]:
+    statement = (
+        select(TaskRun.id)
+        .where(text(HELD), TaskRun.queue == lane.queue, TaskRun.tenant_id == lane.tenant_id, TaskRun.priority == lane.priority)
+        .where(TaskRun.id > lane.after, ~TaskRun.is_suspect, may_start())
+        .order_by(TaskRun.id)
+        .limit(lane.wanted)
+    )
+    return list(connection.scalars(statement))
+
+
+def _claim(connection: Connection, worker_id: str, condition: ColumnElement[bool]) -> dict[str, Claim]:
     fresh = case((TaskRun.state == State.STARTED, 0), else_=1)
     statement = (
         update(TaskRun)
-        .where(tuple_(TaskRun.id, TaskRun.tenant_id).in_(sorted(wanted.items())), or_(claimable, already_ours) if in_doubt else claimable)
+        .where(condition)
         .values(
             state=State.STARTED,
             worker_id=worker_id,
@@ -76,26 +151,33 @@ def write_outcomes(connection: Connection, outcomes: Sequence[Outcome]) -> set[s
 
 
 def _write_outcome(connection: Connection, outcome: Outcome) -> bool:
-    is_final = outcome.state in FINAL
     later = None if outcome.run_again_in is None else db_now_plus(outcome.run_again_in)
+    waiting_for = None if later is None else outcome.waiting_for or WaitingFor.ETA
+    is_revoked = and_(TaskRun.ending.is_not(None), TaskRun.ending.in_([Ending.REVOKE, Ending.TERMINATE]))
+
+    def unless_revoked(value: Any, otherwise: Any = None) -> Any:
+        return case((is_revoked, otherwise), else_=value)
+
     row = connection.execute(
         update(TaskRun)
         .where(TaskRun.id == outcome.run_id, TaskRun.fence == outcome.fence, TaskRun.state == State.STARTED)
         .values(
-            state=outcome.state,
+            state=unless_revoked(outcome.state, State.REVOKED),
             result=outcome.result,
             error_type=outcome.error_type,
             error=outcome.error,
-            reason=outcome.reason,
-            eta=later,
-            publish_at=later,
-            waiting_for=outcome.waiting_for or (WaitingFor.ETA if later is not None else None),
-            attempt=TaskRun.attempt - (0 if outcome.spends_attempt else 1),
-            finished_at=db_now() if is_final else None,
-            dead_lettered_at=db_now() if outcome.state is State.FAILURE else None,
+            reason=unless_revoked(outcome.reason, "revoked"),
+            eta=unless_revoked(later),
+            publish_at=unless_revoked(later),
+            waiting_for=unless_revoked(waiting_for),
+            attempt=TaskRun.attempt - outcome.gives_back,
+            finished_at=db_now() if outcome.state in FINAL else unless_revoked(None, db_now()),
+            dead_lettered_at=unless_revoked(db_now()) if outcome.state is State.FAILURE else None,
             duration_ms=outcome.duration_ms,
+            is_suspect=outcome.is_suspect,
+            ending=None,
         )
-        .returning(TaskRun.tenant_id, TaskRun.attempt, TaskRun.worker_id, TaskRun.started_at)
+        .returning(TaskRun.tenant_id, TaskRun.attempt, TaskRun.worker_id, TaskRun.started_at, TaskRun.state)
     ).one_or_none()
     if row is None:
         return False
@@ -108,9 +190,9 @@ def _attempt_row(outcome: Outcome, run: Any) -> dict[str, Any]:
         "run_id": outcome.run_id,
         "fence": outcome.fence,
         "tenant_id": run.tenant_id,
-        "attempt": run.attempt + (0 if outcome.spends_attempt else 1),
+        "attempt": run.attempt + outcome.gives_back,
         "worker_id": run.worker_id,
-        "state": outcome.state,
+        "state": run.state,
         "error_type": outcome.error_type,
         "error": outcome.error,
         "traceback": null() if outcome.traceback is None else outcome.traceback,

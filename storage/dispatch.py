@@ -1,28 +1,33 @@
-"""The statements of the relay: what is due, what may have been lost, what expired, and the runs of dead workers.
+"""The statements of the relay: what there is to do, what is due, what may have been lost, what is held, what expired.
 
 All of them are safe with any number of relays at once: rows are taken with SKIP LOCKED (SQLite has one writer anyway), and a
-run that two relays publish is claimed once.
+run that two relays publish is claimed once. Every one is answered from a partial index (docs/queries.md has the plans).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
-from sqlalchemy import delete as sql_delete
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal, or_, select, text, tuple_, update
 
-from storage.claims import write_outcomes
-from storage.expressions import db_now, db_now_plus
-from storage.models import TaskRun, WorkerProcess
-from storage.outcomes import Outcome
+from storage import postgres
+from storage.accept import level_of
+from storage.expressions import db_now, db_now_plus, seconds_after
+from storage.models import TaskRun
+from storage.models.runs import HELD, PUBLISHED
+from storage.outcomes import HeldLane
 from storage.states import WAITING, State, WaitingFor
 
 PUBLISH_GRACE_SECONDS = 30.0
 """How long a published run may stay unclaimed before its message is looked for."""
-WORKER_LOST_SECONDS = 15.0
 BATCH = 1000
+MAX_LANES = 500
+LONGEST_SECONDS = 600.0
+"""The hard limit of a run that was recorded without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Publishable:
     attempt: int
 
 
-PUBLISHED = (
+MESSAGE_COLUMNS = (
     TaskRun.id,
     TaskRun.tenant_id,
     TaskRun.user_id,
@@ -49,58 +54,135 @@ PUBLISHED = (
     TaskRun.request_id,
     TaskRun.attempt,
 )
-NOT_ON_A_BROKER = or_(TaskRun.waiting_for.is_(None), TaskRun.waiting_for.in_([WaitingFor.ETA, WaitingFor.BROKER, WaitingFor.LIMIT]))
+IS_WAITING = TaskRun.state.in_(sorted(WAITING))
+NOT_ON_A_BROKER = or_(TaskRun.waiting_for.is_(None), TaskRun.waiting_for.in_([WaitingFor.ETA, WaitingFor.BROKER]))
 ON_A_BROKER = TaskRun.waiting_for == WaitingFor.QUEUE
 
 
-def ping(connection: Connection) -> None:
-    """Whether the database answers: raises what the driver raises when it does not."""
-    connection.execute(select(db_now()))
+@dataclass(frozen=True, slots=True)
+class ToDo:
+    """Which of the relay's chores would find something."""
+
+    due: bool
+    lost: bool
+    held: bool
+    suspects: bool
+    limited: bool
+    paused: bool
+    followers: bool
+    expired: bool
+    overrun: bool
 
 
-def take_due(connection: Connection, limit: int = BATCH) -> list[Publishable]:
-    """Runs whose time has come or that no broker took; from now on they count as published."""
-    return _take(connection, NOT_ON_A_BROKER, limit)
+def look(connection: Connection) -> ToDo:
+    """One round trip, so that an idle relay costs next to nothing."""
+    return ToDo(*connection.execute(_look()).one())
+
+
+@cache
+def _look() -> Select[Any]:
+    is_due = and_(TaskRun.publish_at <= db_now(), IS_WAITING, ~TaskRun.is_suspect)
+    conditions = (
+        and_(is_due, NOT_ON_A_BROKER),
+        and_(is_due, ON_A_BROKER),
+        and_(text(HELD)),
+        and_(text("is_suspect"), IS_WAITING, TaskRun.publish_at <= db_now()),
+        text("waiting_for = 'limit'"),
+        text("waiting_for = 'pause'"),
+        text("waiting_for = 'run'"),
+        and_(TaskRun.expires_at <= db_now(), text("state IN ('PENDING', 'RETRY')")),
+        has_overrun(),
+    )
+    wanted: list[Any] = [exists(select(literal(1)).select_from(TaskRun).where(condition)) for condition in conditions]
+    return select(*wanted)
+
+
+def has_overrun() -> ColumnElement[bool]:
+    """STARTED, past its hard limit and not marked yet."""
+    limit = func.coalesce(TaskRun.hard_limit, LONGEST_SECONDS)
+    return and_(text("state = 'STARTED'"), TaskRun.ending.is_(None), seconds_after(TaskRun.started_at, limit) <= db_now())
+
+
+def held_lanes(connection: Connection, queues: Sequence[str]) -> list[HeldLane]:
+    """Where held runs wait in these queues, each lane from just before its first; at most MAX_LANES."""
+    if connection.dialect.name == "postgresql":
+        return postgres.held_lanes(connection, queues, MAX_LANES)
+    columns = (TaskRun.queue, TaskRun.tenant_id, TaskRun.priority)
+    statement = select(*columns).where(text(HELD), TaskRun.queue.in_(queues)).group_by(*columns).limit(MAX_LANES)
+    return [HeldLane(*row, after=postgres.BEFORE_ANY_ID) for row in connection.execute(statement)]
+
+
+def take_due(connection: Connection, window: int, limit: int = BATCH) -> tuple[list[Publishable], int]:
+    """Runs whose time has come or that no broker took. Those with room in their lane count as published from now on and are returned
+    with their messages' priorities; the others are held. Also returns how many there were in all."""
+    due = connection.execute(
+        select(*MESSAGE_COLUMNS)
+        .where(TaskRun.publish_at <= db_now(), IS_WAITING, ~TaskRun.is_suspect, NOT_ON_A_BROKER)
+        .order_by(TaskRun.publish_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not due:
+        return [], 0
+    crowds = _crowds(connection, {(row.queue, row.tenant_id) for row in due})
+    published, held = [], []
+    for row in due:
+        lane = (row.queue, row.tenant_id)
+        if crowds[lane] < window:
+            published.append(_at_level(row, crowds[lane]))
+            crowds[lane] += 1
+        else:
+            held.append(row.id)
+    for ids, publish_at in (([run.run_id for run in published], db_now_plus(PUBLISH_GRACE_SECONDS)), (held, None)):
+        if ids:
+            connection.execute(update(TaskRun).where(TaskRun.id.in_(ids)).values(publish_at=publish_at, waiting_for=WaitingFor.QUEUE))
+    return published, len(due)
+
+
+def _crowds(connection: Connection, lanes: set[tuple[str, str]]) -> Counter[tuple[str, str]]:
+    statement = (
+        select(TaskRun.queue, TaskRun.tenant_id, func.count())
+        .where(text(PUBLISHED), tuple_(TaskRun.queue, TaskRun.tenant_id).in_(sorted(lanes)))
+        .group_by(TaskRun.queue, TaskRun.tenant_id)
+    )
+    return Counter({(queue, tenant_id): number for queue, tenant_id, number in connection.execute(statement)})
+
+
+def _at_level(row: Any, crowd: int) -> Publishable:
+    return Publishable(row.id, row.tenant_id, row.user_id, row.task, row.queue, level_of(row.priority, crowd), row.request_id, row.attempt)
+
+
+def publishable(row: Any) -> Publishable:
+    """From a row that begins with MESSAGE_COLUMNS."""
+    return Publishable(*row[: len(MESSAGE_COLUMNS)])
 
 
 def take_lost(connection: Connection, queue: str, limit: int) -> list[Publishable]:
     """The longest unclaimed published runs of a queue, to be published again."""
-    return _take(connection, and_(ON_A_BROKER, TaskRun.queue == queue), limit)
-
-
-def _take(connection: Connection, condition: ColumnElement[bool], limit: int) -> list[Publishable]:
-    due = (
+    lost = (
         select(TaskRun.id)
-        .where(TaskRun.publish_at <= db_now(), TaskRun.state.in_(sorted(WAITING)), condition)
+        .where(TaskRun.publish_at <= db_now(), IS_WAITING, ~TaskRun.is_suspect, ON_A_BROKER, TaskRun.queue == queue)
         .order_by(TaskRun.publish_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
-        .cte("due")  # as a plain subquery PostgreSQL may evaluate it once for each row, and then the limit limits nothing
+        .cte("lost")  # as a plain subquery PostgreSQL may evaluate it once for each row, and then the limit limits nothing
     )
     statement = (
         update(TaskRun)
-        .where(TaskRun.id.in_(select(due.c.id)))
-        .values(publish_at=db_now_plus(PUBLISH_GRACE_SECONDS), waiting_for=WaitingFor.QUEUE)
-        .returning(*PUBLISHED)
+        .where(TaskRun.id.in_(select(lost.c.id)))
+        .values(publish_at=db_now_plus(PUBLISH_GRACE_SECONDS))
+        .returning(*MESSAGE_COLUMNS)
     )
-    return [_publishable(row) for row in connection.execute(statement)]
-
-
-def _publishable(row: Any) -> Publishable:
-    return Publishable(*row)
+    return [publishable(row) for row in connection.execute(statement)]
 
 
 def overdue_queues(connection: Connection) -> dict[str, int]:
     """Queues with published runs that nobody claimed within the grace, and how many published runs wait in each."""
-    overdue = select(TaskRun.queue).where(TaskRun.publish_at <= db_now(), ON_A_BROKER, TaskRun.state.in_(sorted(WAITING))).distinct()
+    overdue = select(TaskRun.queue).where(TaskRun.publish_at <= db_now(), ON_A_BROKER, IS_WAITING).distinct()
     names = list(connection.scalars(overdue))
     if not names:
         return {}
-    statement = (
-        select(TaskRun.queue, func.count())
-        .where(TaskRun.queue.in_(names), TaskRun.publish_at.is_not(None), ON_A_BROKER)
-        .group_by(TaskRun.queue)
-    )
+    statement = select(TaskRun.queue, func.count()).where(text(PUBLISHED), TaskRun.queue.in_(names)).group_by(TaskRun.queue)
     return {row[0]: row[1] for row in connection.execute(statement)}
 
 
@@ -116,9 +198,7 @@ def keep_waiting(connection: Connection, queue: str) -> None:
 def wait_for_broker(connection: Connection, run_ids: Sequence[str]) -> None:
     """No broker took these: the relay tries again at once."""
     connection.execute(
-        update(TaskRun)
-        .where(TaskRun.id.in_(run_ids), TaskRun.state.in_(sorted(WAITING)))
-        .values(publish_at=db_now(), waiting_for=WaitingFor.BROKER)
+        update(TaskRun).where(TaskRun.id.in_(run_ids), IS_WAITING, ON_A_BROKER).values(publish_at=db_now(), waiting_for=WaitingFor.BROKER)
     )
 
 
@@ -126,53 +206,7 @@ def expire(connection: Connection) -> int:
     """Ends waiting runs that are past their `expires_at`. Returns how many."""
     statement = (
         update(TaskRun)
-        .where(TaskRun.expires_at <= db_now(), TaskRun.state.in_(sorted(WAITING)))
+        .where(TaskRun.expires_at <= db_now(), text("state IN ('PENDING', 'RETRY')"))
         .values(state=State.REVOKED, reason="expired", finished_at=db_now(), publish_at=None, waiting_for=None, eta=None)
     )
     return connection.execute(statement).rowcount
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What a worker says of itself every few seconds."""
-
-    worker_id: str
-    host: str
-    pid: int
-    threads: int
-    queues: list[str]
-    state: str
-
-
-def heartbeat(connection: Connection, beat: Heartbeat) -> None:
-    """Says that a worker lives; the row is made when it is new or was given up."""
-    mine = update(WorkerProcess).where(WorkerProcess.id == beat.worker_id)
-    if connection.execute(mine.values(heartbeat_at=db_now(), state=beat.state)).rowcount == 0:
-        facts = {"host": beat.host, "pid": beat.pid, "threads": beat.threads, "queues": beat.queues, "state": beat.state}
-        connection.execute(insert(WorkerProcess).values(id=beat.worker_id, **facts))
-
-
-def forget_worker(connection: Connection, worker_id: str) -> None:
-    """The worker has stopped in good order and holds nothing."""
-    connection.execute(sql_delete(WorkerProcess).where(WorkerProcess.id == worker_id))
-
-
-def rescue_orphans(connection: Connection) -> list[tuple[Publishable, bool]]:
-    """Takes back the runs of workers whose heart stopped. Returns each with whether it ended as a dead letter."""
-    connection.execute(sql_delete(WorkerProcess).where(WorkerProcess.heartbeat_at < db_now_plus(-WORKER_LOST_SECONDS)))
-    orphans = connection.execute(
-        select(*PUBLISHED, TaskRun.fence, TaskRun.max_attempts)
-        .where(TaskRun.state == State.STARTED, TaskRun.worker_id.not_in(select(WorkerProcess.id)))
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    ).all()
-    outcomes = {row.id: _lost_outcome(row.id, row.fence, has_attempts_left=row.attempt < row.max_attempts) for row in orphans}
-    written = write_outcomes(connection, list(outcomes.values()))
-    return [(_publishable(row[: len(PUBLISHED)]), outcomes[row.id].state is State.FAILURE) for row in orphans if row.id in written]
-
-
-def _lost_outcome(run_id: str, fence: int, *, has_attempts_left: bool) -> Outcome:
-    text = "The worker process was lost while it ran this."
-    if has_attempts_left:
-        return Outcome(run_id, fence, State.RETRY, error_type="WorkerLost", error=text, run_again_in=0, waiting_for=WaitingFor.BROKER)
-    return Outcome(run_id, fence, State.FAILURE, error_type="WorkerLost", error=text, reason="crashed")

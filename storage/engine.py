@@ -25,6 +25,18 @@ from storage import postgres
 
 SQLITE_BUSY_MS = 30_000
 CONNECT_SECONDS = 3
+LIBPQ = {
+    "connect_timeout": CONNECT_SECONDS,
+    "application_name": "mailroom",
+    # A connection whose other end is gone without a word (a firewall forgot it) is noticed in seconds and not in hours.
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 12_000,
+    # And its transaction ends on the server too, with the locks it holds.
+    "options": "-c idle_in_transaction_session_timeout=60s -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3",
+}
 AfterCommit = Callable[[], None]
 
 
@@ -39,7 +51,7 @@ def make_engine(url: str, *, pool_size: int = 10, max_overflow: int = 20) -> Eng
         pool_pre_ping=True,
         hide_parameters=True,  # an error's text reaches logs and the record; values do not
         pool_timeout=10,
-        connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "mailroom"},
+        connect_args=LIBPQ,
     )
 
 
@@ -103,6 +115,15 @@ def system_connection(engine: Engine) -> Iterator[Connection]:
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             postgres.bind_identity(connection, SYSTEM)
+        yield connection
+
+
+@contextmanager
+def relay_connection(engine: Engine) -> Iterator[Connection]:
+    """A `system_connection` for the statements of storage/dispatch.py and storage/lives.py."""
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            postgres.bind_relay(connection)
         yield connection
 
 

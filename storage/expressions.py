@@ -50,3 +50,25 @@ def _plus_postgresql(element: db_now_plus, compiler: SQLCompiler, **options: Any
 @compiles(db_now_plus, "sqlite")
 def _plus_sqlite(element: db_now_plus, compiler: SQLCompiler, **options: Any) -> str:
     return f"strftime('{SQLITE_FORMAT}', 'now', ({compiler.process(element.clauses, **options)}) || ' seconds')"
+
+
+class seconds_after(FunctionElement[datetime]):  # noqa: N801
+    """A time of the record plus seconds of the record."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, moment: Any, seconds: ColumnElement[Any]) -> None:
+        super().__init__(moment, seconds)
+
+
+@compiles(seconds_after, "postgresql")
+def _after_postgresql(element: seconds_after, compiler: SQLCompiler, **options: Any) -> str:
+    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({moment} + make_interval(secs => {seconds}))"
+
+
+@compiles(seconds_after, "sqlite")
+def _after_sqlite(element: seconds_after, compiler: SQLCompiler, **options: Any) -> str:
+    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"strftime('{SQLITE_FORMAT}', {moment}, ({seconds}) || ' seconds')"

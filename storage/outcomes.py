@@ -37,7 +37,14 @@ class Outcome:
     run_again_in: float | None = None
     waiting_for: WaitingFor | None = None
     spends_attempt: bool = True
+    pardons: bool = False  # the run was a suspect and its process survived it: the attempt that was lost in company is given back
+    is_suspect: bool = False  # it was lost in company: it runs alone next
     duration_ms: int | None = None
+
+    @property
+    def gives_back(self) -> int:
+        """Attempts that count no longer."""
+        return (not self.spends_attempt) + self.pardons
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +63,26 @@ class Claim:
     request_id: str | None
     soft_limit: float | None
     hard_limit: float | None
+    priority: int = 1
+    is_suspect: bool = False
+    was_lost_in_company: bool = False
+
+    @property
+    def attempt_that_counts(self) -> int:
+        """The attempt, less the one that was lost in company: the process has survived it, if anybody asks."""
+        return self.attempt - self.was_lost_in_company
+
+
+LOST_IN_COMPANY = "lost_in_company"
+OwnRun = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLane:
+    """Held runs of one tenant, queue and priority: claim up to `wanted` of those whose id is greater than `after`."""
+
+    queue: str
+    tenant_id: str
+    priority: int
+    after: str
+    wanted: int = 0

@@ -10,12 +10,13 @@ import psycopg2
 from sqlalchemy import Connection, Engine, text
 
 from core.tenancy import Identity
-from storage.outcomes import Claim, Outcome, RecordRefusedError
+from storage.outcomes import Claim, HeldLane, Outcome, OwnRun, RecordRefusedError
 from storage.states import FINAL
 
 _BIND = text(
     "SELECT set_config('mailroom.tenant_id', :tenant_id, true), set_config('mailroom.is_system', :is_system, true)",
 )
+_BIND_RELAY = text("SELECT set_config('mailroom.is_system', 'on', true), set_config('enable_seqscan', 'off', true)")
 _VISIBLE = (
     "((SELECT current_setting('mailroom.is_system', true)) = 'on'"
     " OR {column} = (SELECT nullif(current_setting('mailroom.tenant_id', true), '')::uuid))"
@@ -26,6 +27,11 @@ _VISIBLE = (
 def bind_identity(connection: Connection, identity: Identity) -> None:
     """Tells the server who acts, for this transaction only (set_config(..., true)): a pooled connection forgets it."""
     connection.execute(_BIND, {"tenant_id": identity.tenant_id, "is_system": "on" if identity.is_system else "off"})
+
+
+def bind_relay(connection: Connection) -> None:
+    """The system, for a transaction whose statements are all answered from indexes, whatever stale statistics say."""
+    connection.execute(_BIND_RELAY)
 
 
 def row_level_security(table: str, column: str = "tenant_id") -> Iterable[str]:
@@ -44,56 +50,125 @@ def bypasses_row_level_security(connection: Connection) -> bool:
     return bool(connection.scalar(text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")))
 
 
+_IS_REVOKED = "run.ending IN ('revoke', 'terminate')"
 _OUTCOMES = """
     done AS (
         SELECT * FROM jsonb_to_recordset({outcomes}) AS done (
             run_id uuid, fence bigint, state text, result jsonb, error_type text, error text, reason text, traceback jsonb,
-            run_again_in double precision, waiting_for text, unspent int, is_final boolean, duration_ms int)
+            run_again_in double precision, waiting_for text, given_back int, is_final boolean, is_suspect boolean, duration_ms int)
     ), changed AS (
         UPDATE task_runs run
-        SET state = done.state, result = done.result, error_type = done.error_type, error = done.error, reason = done.reason,
-            eta = statement_timestamp() + make_interval(secs => done.run_again_in),
-            publish_at = statement_timestamp() + make_interval(secs => done.run_again_in),
-            waiting_for = coalesce(done.waiting_for, CASE WHEN done.run_again_in IS NOT NULL THEN 'eta' END),
-            attempt = run.attempt - done.unspent,
-            finished_at = CASE WHEN done.is_final THEN statement_timestamp() END,
-            dead_lettered_at = CASE WHEN done.state = 'FAILURE' THEN statement_timestamp() END,
-            duration_ms = done.duration_ms
+        SET state = CASE WHEN {revoked} THEN 'REVOKED' ELSE done.state END,
+            reason = CASE WHEN {revoked} THEN 'revoked' ELSE done.reason END,
+            result = done.result, error_type = done.error_type, error = done.error,
+            eta = CASE WHEN {revoked} THEN NULL ELSE statement_timestamp() + make_interval(secs => done.run_again_in) END,
+            publish_at = CASE WHEN {revoked} THEN NULL ELSE statement_timestamp() + make_interval(secs => done.run_again_in) END,
+            waiting_for = CASE WHEN {revoked} OR done.run_again_in IS NULL THEN NULL ELSE coalesce(done.waiting_for, 'eta') END,
+            attempt = run.attempt - done.given_back,
+            finished_at = CASE WHEN done.is_final OR {revoked} THEN statement_timestamp() END,
+            dead_lettered_at = CASE WHEN done.state = 'FAILURE' AND ({revoked}) IS NOT TRUE THEN statement_timestamp() END,
+            duration_ms = done.duration_ms, is_suspect = done.is_suspect, ending = NULL
         FROM done
         WHERE run.id = done.run_id AND run.fence = done.fence AND (run.state || '') = 'STARTED'
-        RETURNING run.id, run.tenant_id, run.attempt + done.unspent AS attempt, run.worker_id, run.started_at
+        RETURNING run.id, run.tenant_id, run.attempt + done.given_back AS attempt, run.worker_id, run.started_at, run.state
     ), history AS (
         INSERT INTO task_attempts (run_id, fence, tenant_id, attempt, worker_id, state, error_type, error, traceback, started_at,
                                    finished_at, duration_ms)
-        SELECT done.run_id, done.fence, changed.tenant_id, changed.attempt, changed.worker_id, done.state, done.error_type, done.error,
-               done.traceback, changed.started_at, statement_timestamp(), done.duration_ms
+        SELECT done.run_id, done.fence, changed.tenant_id, changed.attempt, changed.worker_id, changed.state, done.error_type,
+               done.error, done.traceback, changed.started_at, statement_timestamp(), done.duration_ms
         FROM done JOIN changed ON changed.id = done.run_id
     )"""
-_WRITE_OUTCOMES = text(f"WITH {_OUTCOMES.format(outcomes='CAST(:outcomes AS jsonb)')} SELECT id::text FROM changed")  # noqa: S608  (our own text)
+_WRITE_OUTCOMES = text(
+    f"WITH {_OUTCOMES.format(outcomes='CAST(:outcomes AS jsonb)', revoked=_IS_REVOKED)} SELECT id::text FROM changed"  # noqa: S608  (our own text)
+)
+_MAY_START = """(run.expires_at IS NULL OR run.expires_at > statement_timestamp()) AND NOT run.is_suspect
+          AND NOT EXISTS (SELECT 1 FROM pauses WHERE (kind, name) IN (('queue', run.queue), ('task', run.task),
+                                                                      ('tenant', run.tenant_id::text)))"""
+_RETURNED = """run.id, run.tenant_id, run.user_id, run.task, run.queue, run.args, run.attempt, run.max_attempts, run.fence,
+                  run.request_id, run.soft_limit, run.hard_limit, run.priority, run.is_suspect,
+                  run.is_suspect AND coalesce(run.reason, '') = 'lost_in_company' AS was_lost_in_company"""
 
-# $1 the outcomes, $2 the claims and $3 their tenants by id, $4 the worker, $5 the claims in doubt. One statement, one commit.
-# A run is never in both halves: the recorder claims nothing that it holds. `|| ''` keeps the planner off the indexes over `state`:
-# with statistics from when nothing waited it would read every waiting run to find sixteen.
+# $1 the outcomes, $2 the claims and $3 their tenants, $4 the worker, $5 the claims in doubt; $6-$10 the lanes of held runs: queue,
+# tenant, priority, after which id, how many. One statement, one commit. A run is never in both halves: the recorder claims
+# nothing that it holds. `|| ''` keeps the planner off the indexes over `state`: with statistics from when nothing waited it would
+# read every waiting run to find sixteen.
 _TURN = f"""
-    PREPARE mailroom_turn (jsonb, uuid[], jsonb, text, uuid[]) AS
-    WITH {_OUTCOMES.format(outcomes="$1")}, claimed AS (
+    PREPARE mailroom_turn (jsonb, uuid[], uuid[], text, uuid[], text[], uuid[], int[], uuid[], int[]) AS
+    WITH {_OUTCOMES.format(outcomes="$1", revoked=_IS_REVOKED)}, wanted AS (
+        SELECT * FROM unnest($2, $3) AS wanted (id, tenant_id)
+        UNION ALL
+        SELECT held.id, lane.tenant_id
+        FROM unnest($6, $7, $8, $9, $10) AS lane (queue, tenant_id, priority, after, wanted) CROSS JOIN LATERAL (
+            SELECT run.id FROM task_runs run
+            WHERE run.waiting_for = 'queue' AND run.publish_at IS NULL AND run.queue = lane.queue AND run.tenant_id = lane.tenant_id
+              AND run.priority = lane.priority AND run.id > lane.after AND {_MAY_START}
+            ORDER BY run.id LIMIT lane.wanted FOR UPDATE SKIP LOCKED) held
+    ), claimed AS (
         UPDATE task_runs run
         SET state = 'STARTED', worker_id = $4, started_at = statement_timestamp(), publish_at = NULL, waiting_for = NULL, eta = NULL,
             attempt = run.attempt + CASE WHEN run.state = 'STARTED' THEN 0 ELSE 1 END,
             fence = run.fence + CASE WHEN run.state = 'STARTED' THEN 0 ELSE 1 END
-        WHERE run.id = ANY ($2) AND run.tenant_id = ($3 ->> run.id::text)::uuid
+        FROM wanted
+        WHERE run.id = wanted.id AND run.tenant_id = wanted.tenant_id
           AND ((run.state || '') IN ('PENDING', 'RETRY') AND (run.eta IS NULL OR run.eta <= statement_timestamp())
-                                                         AND (run.expires_at IS NULL OR run.expires_at > statement_timestamp())
+               AND run.waiting_for IN ('queue', 'eta', 'broker') AND {_MAY_START}
                OR (run.state || '') = 'STARTED' AND run.worker_id = $4 AND run.id = ANY ($5))
-        RETURNING run.id, run.tenant_id, run.user_id, run.task, run.queue, run.args, run.attempt, run.max_attempts, run.fence,
-                  run.request_id, run.soft_limit, run.hard_limit
+        RETURNING {_RETURNED}
     )
-    SELECT id::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM changed
+    SELECT id::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM changed
     UNION ALL
     SELECT id::text, tenant_id::text, user_id::text, task, queue, args::text, attempt, max_attempts, fence, request_id, soft_limit,
-           hard_limit
+           hard_limit, priority, is_suspect, was_lost_in_company
     FROM claimed
 """  # noqa: S608  (our own text)
+# One plan for good, over indexes: it is made when the tables may be empty and has to serve when they are not.
+_PLANNER = """
+    SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+    SET jit = off; SELECT set_config('mailroom.is_system', 'on', false)"""
+
+BEFORE_ANY_ID = "00000000-0000-0000-0000-000000000000"
+# A loose index scan: one probe for each lane, however many runs are held in it.
+_HELD_LANES = text("""
+    WITH RECURSIVE lane AS (
+        (SELECT queue, tenant_id, priority, id FROM task_runs WHERE waiting_for = 'queue' AND publish_at IS NULL
+         ORDER BY queue, tenant_id, priority, id LIMIT 1)
+        UNION ALL
+        SELECT next.* FROM lane CROSS JOIN LATERAL (
+            SELECT run.queue, run.tenant_id, run.priority, run.id FROM task_runs run
+            WHERE run.waiting_for = 'queue' AND run.publish_at IS NULL
+              AND (run.queue, run.tenant_id, run.priority) > (lane.queue, lane.tenant_id, lane.priority)
+            ORDER BY run.queue, run.tenant_id, run.priority, run.id LIMIT 1) next
+    ) SELECT queue, tenant_id::text, priority FROM lane WHERE queue = ANY (:queues) LIMIT :limit""")
+
+
+def held_lanes(connection: Connection, queues: Sequence[str], limit: int) -> list[HeldLane]:
+    """See storage/dispatch.py."""
+    rows = connection.execute(_HELD_LANES, {"queues": list(queues), "limit": limit})
+    return [HeldLane(queue, tenant_id, priority, BEFORE_ANY_ID) for queue, tenant_id, priority in rows]
+
+
+_ACCEPT_MANY = """
+    INSERT INTO task_runs ({columns}, id, args, state, attempt, fence, is_suspect, created_at, waiting_for, publish_at)
+    SELECT {values}, run.id, run.args::jsonb, 'PENDING', 0, 0, false, statement_timestamp(), %(waiting_for)s,
+           CASE WHEN run.place <= %(room)s THEN statement_timestamp() + make_interval(secs => %(grace)s)
+                WHEN %(waiting_for)s = 'limit' THEN statement_timestamp() END
+    FROM unnest(%(ids)s::uuid[], %(arguments)s::text[]) WITH ORDINALITY AS run (id, args, place)"""
+
+
+def accept_many(
+    connection: Connection, common: Mapping[str, Any], runs: Sequence[tuple[str, Any]], waiting_for: str, room: int, grace: float
+) -> None:
+    """See storage/accept.py. Two arrays: the columns in common are sent once."""
+    given = {name: value for name, value in common.items() if value is not None}
+    values = ", ".join(f"%({name})s{'::uuid' if name.endswith('_id') and name != 'request_id' else ''}" for name in given)
+    statement = _ACCEPT_MANY.format(columns=", ".join(given), values=values)
+    ids = [run_id for run_id, _ in runs]
+    arguments = [orjson.dumps(args).decode() for _, args in runs]
+    parameters = {**given, "ids": ids, "arguments": arguments, "waiting_for": waiting_for, "room": room, "grace": grace}
+    connection.exec_driver_sql(statement, parameters)
+
+
+_EXECUTE = "EXECUTE mailroom_turn (%s, %s::uuid[], %s::uuid[], %s, %s::uuid[], %s::text[], %s::uuid[], %s::int[], %s::uuid[], %s::int[])"
 
 
 def write_outcomes(connection: Connection, outcomes: Sequence[Outcome]) -> set[str]:
@@ -109,13 +184,30 @@ class PostgresRecord:
         self._connection: Any = None
 
     def turn(
-        self, worker_id: str, outcomes: Sequence[Outcome], wanted: Mapping[str, str], in_doubt: Collection[str]
+        self,
+        worker_id: str,
+        outcomes: Sequence[Outcome],
+        wanted: Mapping[str, str],
+        in_doubt: Collection[str],
+        lanes: Sequence[HeldLane] = (),
     ) -> tuple[set[str], dict[str, Claim]]:
         """See Record. A broken connection raises; the next turn opens a new one."""
+        ids = sorted(wanted)
+        values = (
+            _packed(outcomes),
+            ids,
+            [wanted[run_id] for run_id in ids],
+            worker_id,
+            list(in_doubt),
+            [lane.queue for lane in lanes],
+            [lane.tenant_id for lane in lanes],
+            [lane.priority for lane in lanes],
+            [lane.after for lane in lanes],
+            [lane.wanted for lane in lanes],
+        )
         try:
             with self._cursor() as cursor:
-                values = (_packed(outcomes), sorted(wanted), orjson.dumps(dict(wanted)).decode(), worker_id, list(in_doubt))
-                cursor.execute("EXECUTE mailroom_turn (%s, %s::uuid[], %s, %s, %s::uuid[])", values)
+                cursor.execute(_EXECUTE, values)
                 rows = cursor.fetchall()
         except (psycopg2.DataError, psycopg2.IntegrityError) as error:
             raise RecordRefusedError from error
@@ -124,6 +216,14 @@ class PostgresRecord:
             raise
         claims = [_claim(row) for row in rows if row[1] is not None]
         return {row[0] for row in rows if row[1] is None}, {claim.run_id: claim for claim in claims}
+
+    def own(self, worker_id: str) -> list[OwnRun]:
+        """See Record."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                "SELECT id::text, tenant_id::text, task, queue FROM task_runs WHERE worker_id = %s AND state = 'STARTED'", (worker_id,)
+            )
+            return list(cursor.fetchall())
 
     def close(self) -> None:
         """Closes the connection."""
@@ -139,7 +239,7 @@ class PostgresRecord:
             assert connection is not None
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute("SELECT set_config('mailroom.is_system', 'on', false)")
+                cursor.execute(_PLANNER)
                 cursor.execute(_TURN)
             self._connection = connection
         return self._connection.cursor()
@@ -148,9 +248,7 @@ class PostgresRecord:
 def _claim(row: Any) -> Claim:
     """From the second half of the turn's answer."""
     run_id, tenant_id, user_id, task, queue, args, *rest = row
-    attempt, max_attempts, fence, request_id, soft_limit, hard_limit = rest
-    arguments = orjson.loads(args)
-    return Claim(run_id, tenant_id, user_id, task, queue, arguments, attempt, max_attempts, fence, request_id, soft_limit, hard_limit)
+    return Claim(run_id, tenant_id, user_id, task, queue, orjson.loads(args), *rest)
 
 
 def _packed(outcomes: Sequence[Outcome]) -> str:
@@ -166,8 +264,9 @@ def _packed(outcomes: Sequence[Outcome]) -> str:
             "traceback": outcome.traceback,
             "run_again_in": outcome.run_again_in,
             "waiting_for": outcome.waiting_for,
-            "unspent": 0 if outcome.spends_attempt else 1,
+            "given_back": outcome.gives_back,
             "is_final": outcome.state in FINAL,
+            "is_suspect": outcome.is_suspect,
             "duration_ms": outcome.duration_ms,
         }
         for outcome in outcomes

@@ -26,6 +26,15 @@ class WaitingFor(StrEnum):
     LIMIT = "limit"  # a concurrency or rate limit
     PAUSE = "pause"  # its queue, task or tenant is paused
     BROKER = "broker"  # no broker took it; the relay tries again
+    RUN = "run"  # the run or the group that it follows
+
+
+class Ending(StrEnum):
+    """How a STARTED run is to end whatever its actor does, once that returned or its process is gone."""
+
+    REVOKE = "revoke"  # REVOKED; its actor may notice at a checkpoint
+    TERMINATE = "terminate"  # REVOKED; its actor is interrupted, and its process ended if that does not help
+    HARD_LIMIT = "hard_limit"  # as its task's policy says; its process is ended
 
 
 class OutboundStatus(StrEnum):

@@ -14,11 +14,13 @@ import pika
 import pika.exceptions
 
 from brokers.queues import DEAD_LETTER_TTL_MS, MAX_PRIORITY, dead_letter_queue
+from brokers.rabbitmq.frames import Arrival, Confirm, FastConnection
 from core.logging import get_logger
 
 log = get_logger(__name__)
 RECONNECT_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10
+STOP_SECONDS = 3
 
 
 def declare(channel: Any, queue: str, queue_type: str = "classic", callback: Callable[[Any], None] | None = None) -> None:
@@ -67,17 +69,24 @@ class RabbitLink(threading.Thread):
         if connection is None or (self._stopping.is_set() and not connection.is_open):
             return False
         try:
-            connection.ioloop.add_callback_threadsafe(function)
+            connection.ioloop.add_callback_threadsafe(self._guarded(function))
         except Exception:  # the loop closed between the check and the call
             return False
         return True
 
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """On the link's thread, from the link's thread."""
+        self.connection.ioloop.call_later(seconds, self._guarded(function))
+
     def stop(self) -> None:
-        """Closes the connection in good order and ends the thread."""
+        """Closes the connection in good order and ends the thread; a server that does not answer is not waited for."""
         self._stopping.set()
         if self.is_alive():
             self.call_soon(self._close)
-            self.join(3)
+            self.join(STOP_SECONDS)
+        if self.is_alive():
+            self.call_soon(lambda: self.connection.abort("stopped"))
+            self.join(1)
 
     def on_open(self) -> None:
         """The connection is open (on the link's thread)."""
@@ -85,9 +94,35 @@ class RabbitLink(threading.Thread):
     def on_lost(self) -> None:
         """The connection is gone (on the link's thread); also called when it never opened."""
 
+    def on_blocked(self) -> None:
+        """The server has an alarm (memory, disk) and reads nothing more from this connection."""
+
+    def on_unblocked(self) -> None:
+        """The alarm is over."""
+
+    def on_arrivals(self, arrivals: list[Arrival]) -> None:
+        """Deliveries of the channels registered in `connection.consumers`."""
+
+    def on_confirms(self, confirms: list[Confirm]) -> None:
+        """Confirms of the channels registered in `connection.confirming`."""
+
+    def _guarded(self, function: Callable[[], None]) -> Callable[[], None]:
+        """What escapes from a callback would end the loop and leave the socket open: the server would hold our messages for ever."""
+
+        def call() -> None:
+            try:
+                function()
+            except Exception as error:
+                log.warning("rabbitmq_link_failed", link=self.name, error=f"{type(error).__name__}: {error}")
+                self.connection.abort("a callback failed")
+
+        return call
+
     def _serve_one_connection(self) -> None:
         def opened(connection: Any) -> None:
             log.debug("rabbitmq_connected", link=self.name)
+            connection.add_on_connection_blocked_callback(lambda _connection, _frame: self.on_blocked())
+            connection.add_on_connection_unblocked_callback(lambda _connection, _frame: self.on_unblocked())
             self.on_open()
             if self._stopping.is_set():
                 connection.close()
@@ -101,8 +136,13 @@ class RabbitLink(threading.Thread):
                 log.warning("rabbitmq_connection_lost", link=self.name, reason=str(reason))
             connection.ioloop.stop()
 
-        self.connection = pika.SelectConnection(
-            self._parameters, on_open_callback=opened, on_open_error_callback=failed, on_close_callback=closed
+        self.connection = FastConnection(
+            self._parameters,
+            on_open_callback=opened,
+            on_open_error_callback=failed,
+            on_close_callback=closed,
+            on_arrivals=self.on_arrivals,
+            on_confirms=self.on_confirms,
         )
         try:
             self.connection.ioloop.start()

@@ -1,6 +1,7 @@
 """Every table of the record."""
 
 from storage.models.base import Base
+from storage.models.controls import Limit, Pause
 from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, EmailMessage, OutboundEmail, OutboundRecipient
 from storage.models.runs import TaskAttempt, TaskRun, WorkerProcess
 from storage.models.schedules import Schedule, ScheduleTick
@@ -14,8 +15,10 @@ __all__ = [
     "EmailClient",
     "EmailFolder",
     "EmailMessage",
+    "Limit",
     "OutboundEmail",
     "OutboundRecipient",
+    "Pause",
     "Schedule",
     "ScheduleTick",
     "TaskAttempt",

@@ -5,44 +5,54 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from storage.expressions import db_now
 from storage.models.base import Base
 from storage.types import Id, Json, UtcDateTime
 
+PUBLISHED = "waiting_for = 'queue' AND publish_at IS NOT NULL"
+"""On a broker, or on its way there."""
+HELD = "waiting_for = 'queue' AND publish_at IS NULL"
+"""Due, and behind its tenant's window: without a message, to be claimed straight from the record."""
+
+
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
+
 
 class TaskRun(Base):
     """One enqueued call and its history.
 
     `publish_at` is when the relay should look at the run again: at its `eta`, or when its message may have been lost. It is
-    NULL while the run is STARTED or final, so that the relay's index stays small. `fence` counts claims and is never lowered;
-    `attempt` counts attempts spent and is given back by a snooze or a hand-back.
+    NULL while the run is STARTED or final, and while it is held. `fence` counts claims and is never lowered; `attempt` counts
+    attempts spent and is given back by a snooze or a hand-back.
     """
 
     __tablename__ = "task_runs"
     __table_args__ = (
-        UniqueConstraint("tenant_id", "id"),
-        Index(
+        UniqueConstraint("tenant_id", "id"),  # also the order in which a tenant's runs are listed: ids begin with their time
+        _partial(
             "uq_task_runs_live_unique_key",
             "tenant_id",
             "task",
             "unique_key",
+            where="unique_key IS NOT NULL AND state IN ('PENDING', 'STARTED', 'RETRY')",
             unique=True,
-            postgresql_where=text("unique_key IS NOT NULL AND state IN ('PENDING', 'STARTED', 'RETRY')"),
-            sqlite_where=text("unique_key IS NOT NULL AND state IN ('PENDING', 'STARTED', 'RETRY')"),
         ),
-        Index("uq_task_runs_idempotency_key", "tenant_id", "idempotency_key", unique=True),
-        Index("ix_task_runs_newest", "tenant_id", "created_at", "id"),
-        Index("ix_task_runs_all_newest", "created_at", "id"),
-        Index(
-            "ix_task_runs_publish_at",
-            "publish_at",
-            postgresql_where=text("publish_at IS NOT NULL"),
-            sqlite_where=text("publish_at IS NOT NULL"),
-        ),
-        Index("ix_task_runs_started", "worker_id", postgresql_where=text("state = 'STARTED'"), sqlite_where=text("state = 'STARTED'")),
+        _partial("uq_task_runs_idempotency_key", "tenant_id", "idempotency_key", where="idempotency_key IS NOT NULL", unique=True),
+        _partial("ix_task_runs_publish_at", "publish_at", where="publish_at IS NOT NULL"),
+        _partial("ix_task_runs_published", "queue", "tenant_id", where=PUBLISHED),
+        _partial("ix_task_runs_held", "queue", "tenant_id", "priority", "id", where=HELD),
+        _partial("ix_task_runs_limited", "tenant_id", "mail_host", "id", where="waiting_for = 'limit'"),
+        _partial("ix_task_runs_paused", "queue", "task", "tenant_id", where="waiting_for = 'pause'"),
+        _partial("ix_task_runs_followers", "after_run_id", "after_group_id", where="waiting_for = 'run'"),
+        _partial("ix_task_runs_group_id", "group_id", where="group_id IS NOT NULL"),
+        _partial("ix_task_runs_expires_at", "expires_at", where="expires_at IS NOT NULL AND state IN ('PENDING', 'RETRY')"),
+        _partial("ix_task_runs_started", "worker_id", where="state = 'STARTED'"),
+        _partial("ix_task_runs_suspects", "id", where="is_suspect"),
+        _partial("ix_task_runs_dead_lettered_at", "dead_lettered_at", where="dead_lettered_at IS NOT NULL"),
         Index("ix_task_runs_queue_state", "queue", "state"),
         {"postgresql_with": {"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05}},
     )
@@ -63,6 +73,12 @@ class TaskRun(Base):
     worker_id: Mapped[str | None] = mapped_column(String(100))
     soft_limit: Mapped[float | None]
     hard_limit: Mapped[float | None]
+    ending: Mapped[str | None] = mapped_column(String(10))  # an Ending: how a STARTED run is to end, whatever its actor does
+    is_suspect: Mapped[bool] = mapped_column(default=False, server_default=false())  # lost in company: runs alone in a process next
+    mail_host: Mapped[str | None] = mapped_column(String(255))  # whose limits it is under, beside its tenant's
+    after_run_id: Mapped[str | None] = mapped_column(Id)  # starts when that run has succeeded
+    after_group_id: Mapped[str | None] = mapped_column(Id)  # starts when every run of that group has ended
+    group_id: Mapped[str | None] = mapped_column(Id)  # the group it is a member of
 
     unique_key: Mapped[str | None] = mapped_column(String(200))
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
@@ -89,10 +105,7 @@ class TaskAttempt(Base):
     """One execution of a run, written together with its outcome. Keyed by the fence, which no two executions share."""
 
     __tablename__ = "task_attempts"
-    __table_args__ = (
-        ForeignKeyConstraint(["tenant_id", "run_id"], ["task_runs.tenant_id", "task_runs.id"], ondelete="CASCADE"),
-        Index(None, "tenant_id", "run_id"),
-    )
+    __table_args__ = (ForeignKeyConstraint(["tenant_id", "run_id"], ["task_runs.tenant_id", "task_runs.id"], ondelete="CASCADE"),)
 
     run_id: Mapped[str] = mapped_column(Id, primary_key=True)
     fence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -109,7 +122,10 @@ class TaskAttempt(Base):
 
 
 class WorkerProcess(Base):
-    """A worker process. Its heartbeat is written only while its recorder and all its threads live."""
+    """A worker process. Its heartbeat is written only while its recorder and all its threads live.
+
+    `process_key` tells processes of the same machine whether this one still exists (runs/process_key.py); NULL where nobody can.
+    """
 
     __tablename__ = "workers"
 
@@ -119,5 +135,6 @@ class WorkerProcess(Base):
     threads: Mapped[int]
     queues: Mapped[list[str]]
     state: Mapped[str] = mapped_column(String(20), default="running")
+    process_key: Mapped[str | None] = mapped_column(String(200))
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
     heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())

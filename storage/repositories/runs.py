@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select, update
 
 from core.errors import ConflictError, InvalidInputError
 from core.ids import new_id
-from storage.accept import PLAIN, accept_statement
+from storage.accept import PLAIN, accept_many, accept_statement, look_at_lane
 from storage.expressions import db_now
 from storage.models import TaskAttempt, TaskRun
 from storage.repositories.base import Repository
@@ -42,7 +42,24 @@ class NewRun:
     request_id: str | None = None
     soft_limit: float | None = None
     hard_limit: float | None = None
+    mail_host: str | None = None
+    after_run_id: str | None = None
+    after_group_id: str | None = None
+    group_id: str | None = None
     run_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recorded run, or the one that holds its key (`is_new` False). `is_published`: its message is to be sent now.
+
+    `crowd` counts the messages of its tenant that are before it in its queue, up to CROWD.
+    """
+
+    run_id: str
+    is_new: bool
+    is_published: bool = False
+    crowd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +77,45 @@ class RunFilter:
 class TaskRuns(Repository):
     """The runs the identity may see."""
 
-    def insert(self, run: NewRun, grace: float) -> tuple[str, bool]:
-        """Records a run. Returns its id and True; or the id of the live run (or earlier request) that holds its key, and False.
+    def insert(self, run: NewRun, grace: float, window: int) -> Recorded:
+        """Records a run, or finds the live run (or earlier request) that holds its key.
 
         Raises ConflictError when the idempotency key was used for something else.
         """
         if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
-            return earlier, False
+            return Recorded(earlier, is_new=False)
         run_id = run.run_id or new_id()
-        waits = run.eta is not None or bool(run.delay)
         row = {
-            **{name: getattr(run, name) for name in PLAIN if name not in {"id", "waiting_for"}},
+            **{name: getattr(run, name) for name in PLAIN if name != "id"},
             "id": run_id,
-            "waiting_for": WaitingFor.ETA if waits else WaitingFor.QUEUE,
+            "tenant_name": run.tenant_id,
             "at": run.eta,
             "delay": run.delay or None,
             "grace": grace,
+            "window": window,
             "ends_at": run.expires_at,
             "ends_in": run.expires_in,
         }
-        inserted = self.session.execute(accept_statement(self.session.get_bind().dialect.name), row).scalar()
-        return (run_id, True) if inserted is not None else self._holder_of_key(run, grace)
+        inserted = self.session.execute(accept_statement(self.session.get_bind().dialect.name), row).one_or_none()
+        if inserted is None:
+            return self._holder_of_key(run, grace, window)
+        return Recorded(run_id, is_new=True, is_published=bool(inserted[1]), crowd=inserted[2])
 
-    def _holder_of_key(self, run: NewRun, grace: float) -> tuple[str, bool]:
+    def insert_many(self, run: NewRun, arguments: Sequence[dict[str, Any]], grace: float, window: int) -> list[Recorded]:
+        """Records due runs that differ in their arguments only (those of `run` are not used), in the order given."""
+        connection = self.session.connection()
+        names = ("queue", "task", "tenant_id", "mail_host")
+        lane = look_at_lane(connection, {name: getattr(run, name) for name in names}, window)
+        rows = [(new_id(), args) for args in arguments]
+        common = {name: getattr(run, name) for name in PLAIN if name not in {"id", "args"}}
+        accept_many(connection, common, rows, lane, grace)
+        return [Recorded(run_id, True, place < lane.room, lane.crowd + place) for place, (run_id, _) in enumerate(rows)]
+
+    def _holder_of_key(self, run: NewRun, grace: float, window: int) -> Recorded:
         if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
-            return earlier, False
+            return Recorded(earlier, is_new=False)
         if run.idempotency_key is None and run.unique_key is None:
-            return run.run_id, False  # the id itself is taken: it was recorded before
+            return Recorded(run.run_id, is_new=False)  # the id itself is taken: it was recorded before
         holder = self.session.scalar(
             select(TaskRun.id).where(
                 TaskRun.tenant_id == run.tenant_id,
@@ -96,8 +125,8 @@ class TaskRuns(Repository):
             )
         )
         if holder is not None:
-            return holder, False
-        return self.insert(replace(run, run_id=new_id()), grace)  # the holder ended in between
+            return Recorded(holder, is_new=False)
+        return self.insert(replace(run, run_id=new_id()), grace, window)  # the holder ended in between
 
     def _by_idempotency_key(self, run: NewRun) -> str | None:
         row = self.session.execute(
@@ -121,9 +150,9 @@ class TaskRuns(Repository):
 
     def page(self, narrowed: RunFilter, *, before: tuple[datetime, str] | None = None, limit: int = 50) -> list[TaskRun]:
         """The newest first; `before` is the last row of the page before (keyset, so that deep pages cost the same)."""
-        statement = self._narrowed(narrowed).order_by(TaskRun.created_at.desc(), TaskRun.id.desc()).limit(limit)
+        statement = self._narrowed(narrowed).order_by(TaskRun.id.desc()).limit(limit)  # ids begin with their time
         if before is not None:
-            statement = statement.where(tuple_(TaskRun.created_at, TaskRun.id) < before)
+            statement = statement.where(TaskRun.id < before[1])
         return list(self.session.scalars(statement))
 
     def count(self, narrowed: RunFilter) -> int:
@@ -195,6 +224,24 @@ class TaskRuns(Repository):
             raise ConflictError(f"The run is {run.state}; only a FAILURE or REVOKED run can be replayed.")
         self.session.refresh(run)
         return run
+
+    def replay_moved(self, run_id: str, tenant_id: str, attempt: int) -> bool:
+        """Replays a run whose dead letter was moved back to its queue; only if it is a dead letter of that attempt.
+
+        A message carries the attempts spent when it was published, a dead letter of a lost run those spent in all.
+        """
+        dead = self.session.scalar(
+            select(TaskRun.id).where(
+                TaskRun.id == run_id,
+                TaskRun.tenant_id == tenant_id,
+                TaskRun.state == State.FAILURE,
+                TaskRun.dead_lettered_at.is_not(None),
+                TaskRun.attempt.in_([attempt, attempt + 1]),
+            )
+        )
+        if dead is not None:
+            self.replay(run_id)
+        return dead is not None
 
     def set_progress(self, run_id: str, progress: dict[str, Any]) -> None:
         """What a long run has done so far."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from storage.dispatch import WORKER_LOST_SECONDS
 from storage.expressions import db_now_plus
+from storage.lives import WORKER_LOST_SECONDS
 from storage.models import TaskRun, WorkerProcess
 from storage.repositories.base import Repository
 from storage.states import State

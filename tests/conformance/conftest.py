@@ -147,7 +147,7 @@ class World(Record):
         self._relay.start()
 
     def relay_turn(self) -> None:
-        Relay(self.engine, self.broker.publisher).turn()
+        Relay(self.engine, self.broker.publisher, self.broker.window).turn()
 
     def stop_worker(self, *, grace_ms: int = 5000) -> None:
         """As SIGTERM does."""

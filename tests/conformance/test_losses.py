@@ -9,6 +9,7 @@ import pytest
 import runs.enqueue
 from brokers.message import Envelope
 from storage import dispatch
+from storage.claims import claim_suspect
 from storage.engine import system_connection
 from storage.outcomes import Claim, Outcome
 from storage.record import open_record
@@ -110,8 +111,9 @@ def test_a_run_of_a_living_worker_is_left_alone(running: World) -> None:
 def test_an_outcome_with_an_old_fence_changes_nothing(world: World) -> None:
     run_id = world.enqueue(world.toys.add, x=1)
     lost_worker_claims(world, run_id)
-    world.relay_turn()  # given back; somebody else claims it
-    lost_worker_claims(world, run_id)
+    world.relay_turn()  # given back; it killed its process, so somebody else claims it alone
+    with system_connection(world.engine) as connection:
+        assert claim_suspect(connection, "lost-worker", ["default"]) is not None
     late = Outcome(run_id, 1, State.SUCCESS, result="from beyond")
     assert turn(world, "lost-worker", outcomes=[late])[0] == set()
     run = world.run(run_id)

@@ -12,6 +12,7 @@ import redis
 from pika.adapters.blocking_connection import BlockingChannel
 from pydantic import SecretStr
 
+from brokers.dead_letters import unwrap
 from brokers.queues import Queue, dead_letter_queue
 from tests.servers.rabbitmq import RabbitMq
 from tests.servers.redis import Redis
@@ -121,7 +122,8 @@ class RedisWire(Wire):
         return sum(int(self._client.llen(f"mailroom:{queue}:{level}")) for level in range(3))
 
     def dead_letters(self, queue: str) -> list[bytes]:
-        return cast("list[bytes]", self._client.lrange(f"mailroom:{queue}.XQ", 0, -1))
+        found = cast("list[bytes]", self._client.lrange(f"mailroom:{queue}.XQ", 0, -1))
+        return [letter.body for text in found if (letter := unwrap(text))]
 
     def lose_everything(self) -> None:
         self._client.flushall()

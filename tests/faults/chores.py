@@ -1,9 +1,13 @@
-"""Toy tasks for real worker processes. What a run has done is one line of a file, appended in one write just before its end."""
+"""Toy tasks for real worker processes. Each writes down what it really does, and returns the token of its execution:
+so the record can be asked which of several executions it believed."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import signal
 import time
+from typing import Any
 
 import actors  # declares the broker that the settings describe
 from brokers.queues import Queue
@@ -11,45 +15,76 @@ from core.errors import TransientError
 from core.settings import get_settings
 from runs.current import current_run
 from runs.task import task
+from tests.faults.effects import POISON_ATTEMPTS, Execution
 
-EFFECTS = "effects"
+LIFE_SECONDS = 0.1
 
 
 @task(queue=Queue.DEFAULT)
-def quick(number: int) -> int:
+def quick(number: int) -> dict[str, Any]:
     """Do next to nothing."""
-    return done(number)
+    return ended(began(), number)
 
 
 @task(queue=Queue.SYNC)
-def slow(number: int) -> int:
+def slow(number: int) -> dict[str, Any]:
     """Take as long as a small sync."""
+    execution = began()
     time.sleep(0.05)
-    return done(number)
+    return ended(execution, number)
 
 
 @task(queue=Queue.SEND)
-def fails_once(number: int) -> int:
+def fails_once(number: int) -> dict[str, Any]:
     """Fail at the first attempt, as a server that is away would make it."""
-    run = current_run()
-    if run is not None and run.attempt == 1:
+    execution = began()
+    if execution.attempt == 1:
+        execution.write("F", get_settings().data_dir)
         raise TransientError("The first attempt always fails.", retry_after=0.2)
-    return done(number)
+    return ended(execution, number)
+
+
+@task(queue=Queue.HIGH_PRIORITY)
+def lingers(number: int, seconds: float) -> dict[str, Any]:
+    """Take long, and be seen at it."""
+    execution = began()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(LIFE_SECONDS)
+        execution.write("L", get_settings().data_dir)
+    return ended(execution, number)
+
+
+@task(queue=Queue.DEFAULT, retries=POISON_ATTEMPTS - 1, base_backoff=0.5)
+def poison(number: int) -> dict[str, Any]:
+    """Take the whole process down: by a crash in C code, or by a library that exits."""
+    execution = began()
+    time.sleep(0.2)  # so that neighbours are at work, too
+    if number % 2:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(5)
+    else:
+        os._exit(1)
+    return ended(execution, number)
 
 
 CHORES = (quick, slow, quick, slow, fails_once)
+"""What the producers enqueue, in turn."""
 
 
-def done(number: int) -> int:
-    """Write down that the current run was executed to its end."""
+def began() -> Execution:
+    """An execution of the current run, on paper from its first moment."""
     run = current_run()
     assert run is not None
-    descriptor = os.open(get_settings().data_dir / EFFECTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, f"{run.run_id} {run.attempt} {os.getpid()}\n".encode())
-    finally:
-        os.close(descriptor)
-    return number
+    execution = Execution(run.run_id, run.attempt, run.fence, os.getpid(), secrets.token_hex(8))
+    execution.write("B", get_settings().data_dir)
+    return execution
 
 
-__all__ = ["CHORES", "EFFECTS", "actors"]
+def ended(execution: Execution, number: int) -> dict[str, Any]:
+    """The end of the execution, and its result."""
+    execution.write("E", get_settings().data_dir)
+    return {"number": number, "token": execution.token}
+
+
+__all__ = ["CHORES", "actors"]

@@ -74,7 +74,7 @@ class House(Record):
         return self._worker
 
     def relay_turn(self) -> None:
-        Relay(self.engine, self.broker.publisher).turn()
+        Relay(self.engine, self.broker.publisher, self.broker.window).turn()
 
     def close(self) -> None:
         self.toys.gate.set()

@@ -119,13 +119,13 @@ def test_a_worker_beats_while_its_threads_live_and_no_longer(house: House) -> No
         (row,) = Workers(session).alive()
         assert (row.id, row.threads, row.state) == (house.broker.worker_id, 2, "running")
         session.delete(row)
-    house.broker._beat()
+    house.broker.life.beat()
     with house.session() as session:
         (row,) = Workers(session).alive()  # it comes back by itself
         session.delete(row)
     worker.workers[0].stop()
     worker.workers[0].join()
-    house.broker._beat()
+    house.broker.life.beat()
     with house.session() as session:
         assert Workers(session).alive() == []
 

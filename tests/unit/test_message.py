@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from typing import Any
 
 import pytest
+from dramatiq import Message
 
-from brokers.message import MAX_BYTES, Envelope, MessageEncoder, MessageRejectedError
+from brokers.message import END, MAC_AND_END, MAX_BYTES, Envelope, MessageEncoder, MessageRejectedError, _Key
 from brokers.queues import POLICIES, Priority, Queue, by_urgency, dead_letter_queue, policy_of
 from core.ids import new_id
 
@@ -63,9 +66,71 @@ def test_whatever_option_is_changed_breaks_the_signature(option: str) -> None:
         encoder.unpack(changed(body, options=options))
 
 
+def test_no_byte_can_be_changed_added_or_taken_away() -> None:
+    encoder = MessageEncoder({"k1": OLD})
+    body = encoder.pack(ENVELOPE)
+    forgeries = [body[:at] + bytes([body[at] ^ bit]) + body[at + 1 :] for at in range(len(body)) for bit in (1, 32)]
+    forgeries += [body[:at] for at in range(len(body))] + [body[:at] + b" " + body[at:] for at in range(len(body) + 1)]
+    for forgery in forgeries:
+        with pytest.raises(MessageRejectedError):
+            encoder.decode(forgery)
+
+
+def test_a_second_member_of_the_same_name_does_not_get_in() -> None:
+    encoder = MessageEncoder({"k1": OLD})
+    body = encoder.pack(ENVELOPE)
+    for forgery in (
+        body[:-1] + b',"actor_name":"refuse"}',
+        body[:-2] + b',"tenant_id":"x"}}',
+        body[:-1] + b',"options":' + json.dumps(json.loads(body)["options"], separators=(",", ":")).encode() + b"}",
+        b'{"actor_name":"refuse",' + body[1:],
+    ):
+        with pytest.raises(MessageRejectedError, match="bad signature"):
+            encoder.unpack(forgery)
+
+
+@pytest.mark.parametrize("text", ['"signature":"k1:', '","signature":"k1:' + "0" * 64 + '"}}', "\\", "ü\u2028"])
+def test_arguments_may_look_like_anything(text: str) -> None:
+    encoder = MessageEncoder({'odd "key" ü': NEW, "k1": OLD})
+    envelope = Envelope(RUN, "add", "default", TENANT, USER, text, None, 1, {"x": text, text: 1})
+    assert encoder.unpack(encoder.pack(envelope)) == envelope
+
+
+@pytest.mark.parametrize("length", [1, 32, 64, 65, 200])
+def test_the_signature_is_hmac_sha256(length: int) -> None:
+    key = bytes(range(length))
+    for text in (b"", b"some text", b"." * 5000):
+        assert _Key("k1", key).mac(text) == hmac.new(key, text, hashlib.sha256).hexdigest().encode()
+
+
+def test_a_plain_send_of_another_service_goes_through_the_encoder_as_it_came() -> None:
+    encoder = MessageEncoder({"k1": OLD})
+    sent: Message[Any] = Message("default", "add", (1, "ü"), {"x": 1}, {"tenant_id": TENANT, "signature": "not yet"})
+    fields = encoder.decode(encoder.encode(sent.asdict()))
+    assert fields["options"] == {"tenant_id": TENANT, "v": 1}
+    fields["args"] = tuple(fields["args"])
+    assert Message(**fields) == Message(**{**sent.asdict(), "options": {"tenant_id": TENANT, "v": 1}})
+
+
+@pytest.mark.parametrize("signed", [b"", b"{", b'{"options":', b'{"options":{}', b'{"options":[1', b'{"other":{"x":1'])
+def test_a_valid_signature_over_nonsense_is_still_nonsense(signed: bytes) -> None:
+    key = _Key("k1", OLD)
+    with pytest.raises(MessageRejectedError):
+        MessageEncoder({"k1": OLD}).unpack(signed + key.mark + key.mac(signed) + END)
+
+
+def test_a_newer_version_says_so_signed_or_not() -> None:
+    encoder, key = MessageEncoder({"k1": OLD}), _Key("k1", OLD)
+    signed = encoder.pack(ENVELOPE)[: -MAC_AND_END - len(key.mark)].replace(b'"v":1', b'"v":2')
+    for body in (signed + key.mark + key.mac(signed) + END, signed + b',"sig":"another kind"}}'):
+        with pytest.raises(MessageRejectedError, match="newer version"):
+            encoder.unpack(body)
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
+        (b"", "not_json"),
         (b"\xff", "not_json"),
         (b"7", "not_json"),
         (b'{"options": []}', "not_json"),

@@ -14,10 +14,12 @@ from brokers.consumer import Delivery, Verdict
 from brokers.message import Envelope, MessageEncoder
 from brokers.stub import StubBroker, StubConsumer
 from core.errors import UnavailableError
+from runs.hooks import RecorderHooks
 from runs.message import RunMessage
 from runs.recorder import Recorder
 from runs.retry import succeeded
-from storage.outcomes import Claim, Outcome
+from storage.outcomes import Claim, HeldLane, Outcome, OwnRun
+from storage.record import open_record
 from tests.unit.conftest import House
 
 
@@ -33,32 +35,43 @@ class Recording:
         self.away: str | None = None
         monkeypatch.setattr(runs.recorder, "IDLE_SECONDS", 0.001)
         monkeypatch.setattr(runs.recorder, "BROKEN_SECONDS", 0.001)
-        self.recorder = Recorder(
-            house.engine,
-            self.encoder,
-            "me",
-            threads=threads,
+        self._record = open_record(house.engine)
+        self.lanes: list[HeldLane] = []
+        self.suspects: list[Claim] = []
+        self.buried: list[Envelope] = []
+        self.consuming: list[bool] = []
+        hooks = RecorderHooks(
             start_run=self._start,
-            adopt=self._adopt,
+            adopt=lambda _delivery, envelope: self.adoptable(envelope),
+            consume=self.consuming.append,
+            find_held=lambda: list(self.lanes),
+            bury=self.buried.append,
+            claim_alone=lambda: self.suspects.pop() if self.suspects else None,
+            on_ended=lambda _ended: None,
         )
-        self._record, self.recorder._record = self.recorder._record, self
+        self.recorder = Recorder(self, self.encoder, "me", hooks, threads=threads)
 
     def _start(self, message: RunMessage) -> None:
         self.started.append(message)
 
-    def _adopt(self, envelope: Envelope) -> Verdict | None:
-        return self.adoptable(envelope)
-
     def turn(
-        self, worker_id: str, outcomes: Sequence[Outcome], wanted: Mapping[str, str], in_doubt: Collection[str]
+        self,
+        worker_id: str,
+        outcomes: Sequence[Outcome],
+        wanted: Mapping[str, str],
+        in_doubt: Collection[str],
+        lanes: Sequence[HeldLane] = (),
     ) -> tuple[set[str], dict[str, Claim]]:
         """The record's, which may be away."""
         if self.away == "before":
             raise OperationalError("", None, Exception("away"))
-        done = self._record.turn(worker_id, outcomes, wanted, in_doubt)
+        done = self._record.turn(worker_id, outcomes, wanted, in_doubt, lanes)
         if self.away == "after":
             raise OperationalError("", None, Exception("no answer"))
         return done
+
+    def own(self, worker_id: str) -> list[OwnRun]:
+        return self._record.own(worker_id)
 
     def close(self) -> None:
         self._record.close()

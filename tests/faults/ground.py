@@ -1,0 +1,236 @@
+"""The proving ground: real servers, each behind a fault proxy, one installation of Mailroom on them, its fleet and its API."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pika
+import redis
+
+from tests.acceptance.installation import Installation, Program, Tenant, eventually, installed
+from tests.faults.audit import Attempt, Books, Run
+from tests.faults.effects import EFFECTS, Execution, read_effects
+from tests.servers.postgres import Postgres
+from tests.servers.proxy import FaultProxy
+from tests.servers.rabbitmq import RabbitMq
+from tests.servers.redis import Redis
+
+PROCESSES, THREADS = 2, 8
+STOP_GRACE = 3
+FLEET = [sys.executable, "-m", "tests.faults.fleet"]
+_RUNS = """
+    SELECT id::text, state, reason, attempt, fence, worker_id, result ->> 'token', waiting_for FROM task_runs
+    WHERE id = ANY(%s::uuid[])"""
+_ATTEMPTS = """
+    SELECT run_id::text, fence, attempt, worker_id, state, error_type, started_at, finished_at FROM task_attempts
+    WHERE run_id = ANY(%s::uuid[])"""
+_RECORDED = "SELECT id::text FROM task_runs WHERE (args ->> 'number')::bigint BETWEEN %s AND %s"
+
+
+class Ground:
+    """Made by `proving_ground`. The servers are its own: a scenario may do to them what it likes, `heal` mends everything."""
+
+    def __init__(self, rabbitmq: RabbitMq, redis_server: Redis, postgres: Postgres, links: Sequence[FaultProxy], mailroom: Installation):
+        self.rabbitmq, self.redis, self.postgres = rabbitmq, redis_server, postgres
+        self.rabbitmq_link, self.redis_link, self.postgres_link = links
+        self.links = tuple(links)
+        self.mailroom = mailroom
+        self.tenants: list[Tenant] = []
+        self.fleet: Program
+        self.api: Program
+        self._guests: list[Program] = []
+
+    # Processes.
+
+    def open(self) -> None:
+        """Start the API and the fleet and let two tenants in."""
+        (self.mailroom.directory / "data").mkdir()
+        with ThreadPoolExecutor() as pool:
+            self.tenants = list(pool.map(self.mailroom.new_tenant, ("acme", "globex")))
+        self.api = self.mailroom.start_command([*FLEET, "api"], name="api", LOG_LEVEL="WARNING")
+        self.fleet = self.start_fleet()
+        eventually(self._api_answers, "the API answers", 30)
+
+    def start_fleet(self, processes: int = PROCESSES, **changes: str) -> Program:
+        """A supervisor and its workers; returns when they are ready to claim."""
+        fleet = self.mailroom.start_command([*FLEET, "fleet", str(processes)], name="fleet", **changes)
+        eventually(lambda: fleet.output().count("worker_started") >= processes, f"the workers start: {fleet.log}", 40)
+        return fleet
+
+    def start_worker(self, log: Path | None = None, **changes: str) -> Program:
+        """A worker process by itself, with an environment of its own; returns when it has said hello to the database."""
+        if log is None:
+            program = self.mailroom.start_command([*FLEET, "worker"], name="worker", **changes)
+        else:
+            program = Program([*FLEET, "worker"], log=log, env={**self.mailroom.environment, **changes})
+            self.mailroom.programs.append(program)
+        self._guests.append(program)
+        eventually(lambda: self.mailroom.query("SELECT 1 FROM workers WHERE pid = %s", program.pid), f"worker {program.pid} starts", 40)
+        return program
+
+    @contextmanager
+    def other_fleet(self, processes: int = PROCESSES, **changes: str) -> Iterator[Program]:
+        """Another fleet in place of the usual one."""
+        self.fleet.terminate()
+        self.fleet = self.start_fleet(processes, **changes)
+        try:
+            yield self.fleet
+        finally:
+            self.fleet.terminate()
+            self.fleet = self.start_fleet()
+
+    @contextmanager
+    def frozen_workers(self) -> Iterator[None]:
+        """Nobody works for a moment (shorter than a heart may pause), so that messages gather on the brokers."""
+        self.fleet.freeze()
+        try:
+            yield
+        finally:
+            self.fleet.thaw()
+
+    def workers(self) -> list[int]:
+        """The process ids of the fleet's workers that live now."""
+        return self.fleet.children()
+
+    def heal(self) -> None:
+        """Whatever the last scenario left broken works again."""
+        for server in (self.postgres, self.redis, self.rabbitmq):
+            server.thaw()
+            server.start()
+        for link in self.links:
+            link.heal()
+        while self._guests:
+            self._guests.pop().terminate()
+        if not self.fleet.running:
+            self.fleet = self.start_fleet()
+        self.fleet.thaw()
+        eventually(lambda: len(self.workers()) >= PROCESSES, "the fleet is whole", 45)
+        eventually(self._api_answers, "the API answers", 45)
+
+    def _api_answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.mailroom.url}/health/ready", timeout=5).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    # What the servers hold.
+
+    def on_rabbitmq(self, queues: Sequence[str], *, purge: bool = False, delete: bool = False) -> int:
+        """Messages that wait in the queues (0 for one that does not exist), past the proxies; and away with them, or with the queues."""
+        total = 0
+        connection = pika.BlockingConnection(pika.URLParameters(self.rabbitmq.url + "%2F"))
+        for queue in queues:
+            channel = connection.channel()
+            with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):
+                total += channel.queue_declare(queue, passive=True).method.message_count
+                if purge:
+                    channel.queue_purge(queue)
+                if delete:
+                    channel.queue_delete(queue)
+        connection.close()
+        return total
+
+    def on_redis(self) -> int:
+        """Messages in all lists, dead letters not counted."""
+        with redis.Redis.from_url(self.redis.url) as client:
+            return sum(int(client.llen(key)) for key in client.scan_iter("mailroom:*") if b".XQ" not in key)
+
+    def flush_redis(self) -> None:
+        """FLUSHALL."""
+        with redis.Redis.from_url(self.redis.url) as client:
+            client.flushall()
+
+    # What the auditor reads.
+
+    def effects_size(self) -> int:
+        """How far the effects have been written."""
+        path = self._effects
+        return path.stat().st_size if path.exists() else 0
+
+    def executions(self, run_ids: Sequence[str], effects_from: int = 0) -> list[Execution]:
+        """What was written of these runs, now."""
+        known = set(run_ids)
+        if not self._effects.exists():
+            return []
+        with self._effects.open() as file:
+            file.seek(effects_from)
+            return [execution for execution in read_effects(file) if execution.run_id in known]
+
+    def books(self, accepted: Sequence[str], numbers: range, effects_from: int = 0) -> Books:
+        """Everything about these runs, now."""
+        ids = sorted(set(accepted))
+        return Books(
+            accepted=accepted,
+            recorded=[row[0] for row in self.mailroom.query(_RECORDED, numbers.start, numbers.stop - 1)],
+            runs=[Run(*row) for row in self.mailroom.query(_RUNS, ids)],
+            attempts=[Attempt(*row) for row in self.mailroom.query(_ATTEMPTS, ids)],
+            executions=self.executions(ids, effects_from),
+            workers=frozenset(row[0] for row in self.mailroom.query("SELECT id FROM workers")),
+        )
+
+    def unfinished(self, ids: Sequence[str]) -> int:
+        """How many of the runs are not at their end."""
+        question = "SELECT count(*) FROM task_runs WHERE id = ANY(%s::uuid[]) AND state IN ('PENDING', 'RETRY', 'STARTED')"
+        return int(self.mailroom.query(question, list(ids))[0][0])
+
+    @property
+    def _effects(self) -> Path:
+        return self.mailroom.directory / "data" / EFFECTS
+
+
+@contextmanager
+def proving_ground(directory: Path, rabbitmq: RabbitMq, redis_server: Redis, postgres: Postgres, **settings: str) -> Iterator[Ground]:
+    """Servers that run already, and everything else around them; all of it ends with the block."""
+    with ExitStack() as stack:
+        links = [stack.enter_context(FaultProxy(server.port)) for server in (rabbitmq, redis_server, postgres)]
+        urls = {
+            "RABBITMQ_URL": through(links[0], rabbitmq.url + "%2F"),
+            "REDIS_URL": through(links[1], redis_server.url),
+            "DATABASE_URL": through(links[2], postgres.url.rpartition("/")[0] + "/faults"),
+            "WORKER_THREADS": str(THREADS),
+            "STOP_GRACE": str(STOP_GRACE),
+        }
+        mailroom = stack.enter_context(installed(directory, postgres, "faults", **{**urls, **settings}))
+        stack.callback(postgres.start)  # the database is dropped on the way out
+        ground = Ground(rabbitmq, redis_server, postgres, links, mailroom)
+        ground.open()
+        yield ground
+
+
+def through(link: FaultProxy, url: str) -> str:
+    """The same URL by way of a proxy."""
+    parts = urlsplit(url)
+    login, _, _ = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{login}@{link.host}:{link.port}".removeprefix("@")).geturl()
+
+
+@contextmanager
+def small_volume(directory: Path, kibibytes: int = 16) -> Iterator[Path]:
+    """A log file on a volume that soon is full; where nothing may be mounted, /dev/full, which always is."""
+    volume = directory / "small-volume"
+    volume.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(volume)]
+    is_mounted = os.geteuid() == 0 and subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    try:
+        yield volume / "log" if is_mounted else Path("/dev/full")
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(volume)], check=False)
+
+
+def kill_process(pid: int) -> float:
+    """SIGKILL, and the moment of it on the effects' clock."""
+    os.kill(pid, signal.SIGKILL)
+    return time.monotonic()
