@@ -52,7 +52,7 @@ class _Draft:
     html: str | None
 
 
-@task(queue=Queue.SEND)
+@task(queue=Queue.SEND, mail_host=lambda session, arguments: EmailClients(session).server_of(arguments["email_client_id"], "smtp"))
 def send_email(
     email_client_id: EmailClientId,
     to: list[str],

@@ -41,7 +41,7 @@ class SyncResult(TypedDict):
     timestamp: int
 
 
-@task(queue=Queue.SYNC)
+@task(queue=Queue.SYNC, mail_host=lambda session, arguments: EmailClients(session).server_of(arguments["email_client_id"], "imap"))
 def sync_emails(email_client_id: EmailClientId, folder_id: FolderId | None = None, force_full_sync: bool = False) -> SyncResult:
     """Bring an account's folders up to date with its IMAP server."""
     started = time.monotonic()

@@ -58,20 +58,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every measurement to this file")
     chosen = parser.parse_args()
     taken: list[Drained] = []
-    try:
-        with workbench() as bench:
-            measured = [system(name, bench) for name in [*chosen.systems, chosen.systems[0] + AGAIN]]
-            for number in range(1, chosen.rounds + 1):
-                taken += [drained for each in measured if (drained := tried(each, number, chosen)) is not None]
-    finally:  # whoever interrupts a long run keeps what was measured
-        if chosen.json:
-            chosen.json.write_text(
-                json.dumps({"options": vars(chosen) | {"json": None}, "measured": [asdict(each) for each in taken]}, indent=1)
-            )
-        if taken:
-            report(
-                taken, f"Drain of {chosen.runs} no-op runs, {chosen.processes} processes x {chosen.threads} threads, {chosen.rounds} rounds"
-            )
+    with workbench() as bench:
+        measured = [system(name, bench) for name in [*chosen.systems, chosen.systems[0] + AGAIN]]
+        for number in range(1, chosen.rounds + 1):
+            for each in measured:
+                drained = tried(each, number, chosen)
+                taken += [drained] if drained else []
+                if chosen.json:  # each time: who stops a long run keeps what was measured
+                    chosen.json.write_text(json.dumps({"runs": chosen.runs, "measured": [asdict(each) for each in taken]}, indent=1))
+    order = [each.name for each in measured if any(drained.system == each.name for drained in taken)]
+    if order:
+        size = f"{chosen.processes} processes x {chosen.threads} threads, {chosen.rounds} rounds"
+        report(taken, order, f"Drain of {chosen.runs} no-op runs, {size}")
 
 
 def tried(measured: System, number: int, chosen: argparse.Namespace) -> Drained | None:

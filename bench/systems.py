@@ -110,7 +110,7 @@ def warm_up(system: System, marks: Marks, workers: Workers, processes: int) -> N
 
 @dataclass
 class Mailroom:
-    """Our own processes. `settings` are of the workers alone."""
+    """Our own processes, all with the same settings."""
 
     name: str
     bench: Workbench
@@ -128,7 +128,7 @@ class Mailroom:
 
     def produce(self, word: str, *words: str) -> dict[str, Any]:
         """In a process of `bench.noop`."""
-        return answer_of(self.bench.noop(word, self.bench.tenant_id, *words, name=word, DB_POOL_SIZE=POOL), self.bench)
+        return answer_of(self.bench.noop(word, self.bench.tenant_id, *words, name=word, DB_POOL_SIZE=POOL, **self.settings), self.bench)
 
 
 @dataclass
@@ -208,7 +208,9 @@ def delete_queues(url: str, names: Sequence[str]) -> None:
 MAILROOM: dict[str, dict[str, str]] = {
     "mailroom": {"CLAIM_AHEAD": "0"},
     "mailroom-ahead": {"CLAIM_AHEAD": "8"},
+    "mailroom-broker": {"CLAIM_AHEAD": "0", "TENANT_WINDOW": "1000000000"},
 }
+"""`-broker`: every run has its message; else what is behind a lone tenant's window is claimed straight from the record."""
 AGAIN = "-again"
 """Appended to a name: the same once more, for a control that shows the noise."""
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from core.logging import get_logger
+
+log = get_logger(__name__)
+
 
 class Verdict(Enum):
     """What to tell the broker about a delivery."""
@@ -61,6 +65,34 @@ class BrokerConsumer(Protocol):
 
     def stop(self) -> None:
         """Sends what is still to be settled and closes. What was not settled, the broker delivers to somebody else."""
+
+
+class HandOver:
+    """How a consumer hands deliveries over: all that came together to `on_deliveries`, or one by one to `on_delivery`. What nobody
+    can take becomes a dead letter: it must neither end the consumer nor come again and again.
+    """
+
+    def __init__(self, consumer: BrokerConsumer, on_delivery: OnDelivery, on_deliveries: OnDeliveries | None) -> None:
+        self._consumer = consumer
+        self._on_delivery = on_delivery
+        self._on_deliveries = on_deliveries or self._one_by_one
+
+    def __call__(self, deliveries: list[Delivery]) -> None:
+        try:
+            self._on_deliveries(deliveries)
+        except Exception as error:
+            self._not_taken(deliveries, error)
+
+    def _one_by_one(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            try:
+                self._on_delivery(delivery)
+            except Exception as error:
+                self._not_taken([delivery], error)
+
+    def _not_taken(self, deliveries: list[Delivery], error: Exception) -> None:
+        log.error("delivery_not_taken", messages=len(deliveries), exc_info=error)
+        self._consumer.settle([(delivery, Rejection("not_taken")) for delivery in deliveries])
 
 
 def settle_all(settled: Iterable[Settlement]) -> None:

@@ -55,7 +55,7 @@ class Envelope:
     args: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # frozen would double the cost of making one
 class Outgoing:
     """One message on its way to a broker. `declared` is the queue to declare when `routing_key` is that queue's dead letters, and
     `reason` says then why it is one of them."""

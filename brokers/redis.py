@@ -13,7 +13,7 @@ from typing import cast
 
 import redis
 
-from brokers.consumer import Delivery, OnDelivery, Rejection, Settlement, Verdict
+from brokers.consumer import Delivery, HandOver, OnDeliveries, OnDelivery, Rejection, Settlement, Verdict
 from brokers.dead_letters import DeadLetter, unwrap, wrap
 from brokers.message import Outgoing
 from brokers.queues import DEAD_LETTER_TTL_MS, Priority, by_urgency, dead_letter_queue
@@ -125,10 +125,10 @@ class RedisPublisher:
 class RedisConsumer(threading.Thread):
     """A BrokerConsumer over Redis. It takes no more than `room()` messages: what it holds, nobody else can have."""
 
-    def __init__(self, url: str, on_delivery: OnDelivery, room: Callable[[], int]) -> None:
+    def __init__(self, url: str, on_delivery: OnDelivery, room: Callable[[], int], *, on_deliveries: OnDeliveries | None = None) -> None:
         super().__init__(name="redis-consumer", daemon=True)
         self._client = connect(url)
-        self._on_delivery = on_delivery
+        self._hand_over = HandOver(self, on_delivery, on_deliveries)
         self._room = room
         self._queues: list[str] = []
         self._polls = 0
@@ -193,14 +193,8 @@ class RedisConsumer(threading.Thread):
         popped = cast("tuple[bytes, list[bytes]] | None", self._client.blmpop(POLL_SECONDS, len(keys), *keys, direction="LEFT", count=room))
         if popped:
             name = popped[0].decode()
-            for text in popped[1]:
-                self._hand_over(name, keys[name], text)
+            self._hand_over([self._delivery(name, keys[name], text) for text in popped[1]])
 
-    def _hand_over(self, name: str, queue: str, text: bytes) -> None:
+    def _delivery(self, name: str, queue: str, text: bytes) -> Delivery:
         letter = unwrap(text)  # moved back from the dead letters as it lay there
-        delivery = Delivery(text if letter is None else letter.body, queue, self, (name, text), letter is not None)
-        try:
-            self._on_delivery(delivery)
-        except Exception:  # what nobody can take must neither end the thread nor come again and again
-            log.exception("delivery_not_taken", queue=queue)
-            self.settle([(delivery, Rejection("not_taken"))])
+        return Delivery(text if letter is None else letter.body, queue, self, (name, text), letter is not None)

@@ -39,6 +39,7 @@ SERVERS = {  # Debian package: the file that shows it is there
     "dovecot-imapd": "usr/lib/dovecot/imap",
     "dovecot-pop3d": "usr/lib/dovecot/pop3",
     "chromium": "usr/bin/chromium",
+    "libfaketime": "usr/lib/*/faketime/libfaketimeMT.so.1",
 }
 POLICY = Path("/usr/sbin/policy-rc.d")
 LOCK_OPTIONS = (

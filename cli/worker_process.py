@@ -43,10 +43,11 @@ def main() -> int:
 
     actors.broker.on_retire = retire
     worker = dramatiq.Worker(actors.broker, queues=split_queues(options.queues), worker_threads=options.threads)
-    worker.start()
-    gc.freeze()  # what was imported stays: later collections need not look at it
+    keep_watchdog_quiet()  # before the first run can start
     watchdog = Housekeeper((keep_watchdog_quiet, KEEP_QUIET_SECONDS))
     watchdog.start()
+    worker.start()
+    gc.freeze()  # what was imported stays: later collections need not look at it
     told_to_stop.wait()
     end = time.monotonic() + (grace[0] if grace else settings.stop_grace)
     actors.broker.quiet()

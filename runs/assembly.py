@@ -30,7 +30,7 @@ def make_broker(settings: Settings) -> RunBroker:
     def make_consumers(on_delivery: OnDelivery, room: Callable[[], int], threads: int) -> list[BrokerConsumer]:
         consumers: list[BrokerConsumer] = []
         if settings.rabbitmq:
-            consumers.append(RabbitConsumer(settings.rabbitmq, on_delivery, prefetch=threads, queue_type=settings.rabbitmq_queue_type))
+            consumers.append(RabbitConsumer(settings.rabbitmq, on_delivery, prefetch=PREFETCH, queue_type=settings.rabbitmq_queue_type))
         if settings.redis:
             consumers.append(RedisConsumer(settings.redis, on_delivery, room))
         return consumers

@@ -83,6 +83,7 @@ class RunBroker(dramatiq.Broker):
         self._housekeepers: list[Housekeeper] = []
         self.life: Life
         self._relay: Relay | None = None
+        self._admitter: Housekeeper | None = None  # of a process that has no relay
         self.on_retire: Retire = end_process
 
     def task(self, name: str) -> Task[Any, Any]:
@@ -130,10 +131,23 @@ class RunBroker(dramatiq.Broker):
         """The queues of all tasks."""
         return self.queues.copy()
 
+    def admit(self) -> None:
+        """Limited runs were recorded: lets on those that there is room for, soon and on another thread."""
+        publisher = self.publisher
+        with self._lock:
+            housekeeper = self._housekeepers[0] if self._housekeepers else self._admitter
+            if housekeeper is None:
+                housekeeper = self._admitter = Relay(self._parts.get_engine(), publisher, self.window).admitter()
+                housekeeper.start()
+        housekeeper.wake()
+
     def close(self) -> None:
         """Sends what is left to be published and closes the connections."""
         with self._lock:
             publisher, self._publisher = self._publisher, None
+            admitter, self._admitter = self._admitter, None
+        if admitter is not None:
+            admitter.stop()
         if publisher is not None:
             publisher.close()
 
@@ -219,7 +233,10 @@ class RunBroker(dramatiq.Broker):
 
     def _runs_ended(self, ended: list[RunMessage]) -> None:
         self.life.run_ended(ended)
-        if self._relay is not None and self._relay.has_dependants:
+        if self._relay is None:
+            return
+        claims, running = ([each.claim for each in some if each.claim is not None] for some in (ended, self.recorder.runs()))
+        if self._relay.releases.ended(claims, running) or self._relay.has_dependants:
             self._housekeepers[0].wake()
 
     def _retire(self, grace: float | None) -> None:

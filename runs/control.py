@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import orjson
 from sqlalchemy.orm import Session
 
-from brokers.queues import POLICIES, Priority, Queue
+from brokers.queues import Priority, Queue, policy_of
 from core.clock import now
 from core.errors import InvalidInputError
 from core.ids import is_id
@@ -21,10 +21,11 @@ from runs.enqueue import record
 from runs.registry import get_task
 from runs.task import Call, Task
 from storage.models import TaskAttempt, TaskRun, WorkerProcess
+from storage.repositories.run_counts import Counts
 from storage.repositories.runs import RunFilter, TaskRuns
 from storage.repositories.tenants import Tenants
 from storage.repositories.workers import Workers
-from storage.states import FINAL, LIVE, State
+from storage.states import FINAL, LIVE, Ending, State
 
 PRIORITIES = {"low": Priority.LOW, "normal": Priority.NORMAL, "high": Priority.HIGH}
 MAX_PAGE = 200
@@ -49,17 +50,29 @@ class RunPage:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """A queue as people look at it. `oldest_seconds` is the wait of its longest waiting due run."""
+    """A queue as people look at it. `oldest_seconds` is the wait of its longest waiting due run.
+
+    `counts` has PENDING, RETRY, STARTED and (as FAILURE) dead letters, of which those in `capped` are "so many at least"; `recent`
+    has all states of those of the newest `looked_at` runs that are this queue's.
+    """
 
     name: str
     priority: int
-    counts: dict[str, int]
+    counts: Mapping[str, int]
     oldest_seconds: float | None
+    capped: frozenset[str] = frozenset()
+    recent: Mapping[str, int] = field(default_factory=dict)
+    looked_at: int = 0
 
     @property
     def waiting(self) -> int:
         """PENDING and RETRY."""
         return self.counts.get(State.PENDING, 0) + self.counts.get(State.RETRY, 0)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more wait than were counted."""
+        return State.PENDING in self.capped
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +133,21 @@ def get_active_tasks(session: Session, limit: int = MAX_PAGE) -> list[TaskRun]:
 
 def get_queue_stats(session: Session) -> list[QueueStats]:
     """All queues in the order of their priority, with the numbers of runs the identity may see."""
-    repository = TaskRuns(session)
-    counts, oldest = repository.counts_by_queue(), repository.oldest_waiting()
+    counts = Counts(session).by_queue()
+    known = [str(queue) for queue in Queue]
     moment = now()
-    stats = [
-        QueueStats(str(queue), POLICIES[queue].priority, counts.pop(str(queue), {}), _age(oldest.get(str(queue)), moment))
-        for queue in Queue
+    return [
+        QueueStats(
+            name,
+            policy_of(name).priority,
+            counts.live.get(name, {}),
+            _age(counts.oldest.get(name), moment),
+            frozenset(state for queue, state in counts.capped if queue == name),
+            counts.recent.get(name, {}),
+            counts.looked_at,
+        )
+        for name in [*known, *sorted({*counts.live, *counts.recent} - set(known))]
     ]
-    return stats + [QueueStats(name, 5, numbers, _age(oldest.get(name), moment)) for name, numbers in sorted(counts.items())]
-
-
-def count_by_state(session: Session) -> dict[str, int]:
-    """State to number of runs, every state present."""
-    totals = dict.fromkeys((str(state) for state in State), 0)
-    for numbers in TaskRuns(session).counts_by_queue().values():
-        for state, number in numbers.items():
-            totals[state] = totals.get(state, 0) + number
-    return totals
 
 
 def get_workers(session: Session) -> list[WorkerInfo]:
@@ -146,9 +157,18 @@ def get_workers(session: Session) -> list[WorkerInfo]:
     return [WorkerInfo(worker, busy.get(worker.id, 0)) for worker in workers.alive()]
 
 
-def revoke(session: Session, run_id: str) -> TaskRun:
-    """Ends a waiting run. Raises NotFoundError, or ConflictError for one that runs or has ended."""
-    return TaskRuns(session).revoke(run_id)
+def revoke(session: Session, run_id: str, *, terminate: bool = False) -> TaskRun:
+    """Ends a waiting run; a running one is asked to end (see `revoke_requested`), with `terminate` by force. Twice is fine.
+
+    Raises NotFoundError, or ConflictError for a run that has ended otherwise.
+    """
+    return TaskRuns(session).revoke(run_id, terminate=terminate)
+
+
+def revoke_requested(run: TaskRun) -> Ending | None:
+    """How a running run was asked to end by somebody: it will be REVOKED. None: nobody asked, or it is over."""
+    asked = run.state == State.STARTED and run.ending in {Ending.REVOKE, Ending.TERMINATE}
+    return Ending(run.ending) if asked and run.ending is not None else None
 
 
 def replay(session: Session, run_id: str) -> TaskRun:

@@ -5,16 +5,17 @@ Committed is accepted: whatever happens to the brokers, the relay publishes what
 
 from __future__ import annotations
 
-import inspect
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from sqlalchemy.orm import Session
 
 from brokers.message import Envelope
-from core.errors import InvalidInputError, TenantError
-from core.ids import new_id
+from core.errors import InvalidInputError, NotFoundError, TenantError
+from core.ids import is_id, new_id
 from core.settings import get_settings
 from core.tenancy import SYSTEM_TENANT, Identity
 from runs.registry import check_arguments, resources_in
@@ -22,6 +23,7 @@ from runs.task import Call, Task
 from storage.accept import level_of
 from storage.dispatch import PUBLISH_GRACE_SECONDS
 from storage.engine import after_commit, identity_of
+from storage.followers import has_members
 from storage.repositories.resources import Resources
 from storage.repositories.runs import NewRun, Recorded, TaskRuns
 
@@ -35,23 +37,22 @@ def enqueue(session: Session, what: Task[P, R] | Call[P, R], *args: P.args, **kw
     Raises InvalidInputError for wrong arguments, NotFoundError for an id that is not the tenant's, TenantError without a
     tenant. Nothing is recorded then.
     """
-    call = what if isinstance(what, Call) else Call(what)
-    positional = zip(inspect.signature(call.task.fn).parameters, args, strict=False)
-    return record(session, call, {**dict(positional), **kwargs})[0]
+    step = what.with_arguments(*args, **kwargs)
+    require_predecessor(session, step.call)
+    return record(session, step.call, step.arguments)[0]
 
 
 def record(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) -> tuple[str, bool]:
-    """`enqueue` with the arguments as data. Also tells whether the run is new."""
+    """`enqueue` with the arguments as data, and without a look at what the run is to follow. Also tells whether the run is new."""
     task = call.task
     checked = check_arguments(task, arguments)
-    tenant_id, user_id = _owner(session, call)
+    tenant_id, user_id = owner_of(session, call)
     resources = Resources(session)
     for argument, kind, row_id in resources_in(task, checked):
         resources.require(argument, kind, row_id)
-    run = _new_run(call, checked, tenant_id, user_id)
+    run = replace(_new_run(call, checked, tenant_id, user_id), mail_host=task.mail_host(session, checked))
     recorded = TaskRuns(session).insert(run, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
-    if recorded.is_published:
-        _publish_after_commit(session, task, [_envelope(run, recorded)])
+    _publish_after_commit(session, task, run, [recorded])
     return recorded.run_id, recorded.is_new
 
 
@@ -59,12 +60,18 @@ def enqueue_many(session: Session, what: Task[P, R] | Call[P, R], many: Sequence
     """Records one due run for each of the given arguments and returns their ids in the same order, all of them or none.
 
     For thousands at a time: a few statements, whatever their number. Raises what `enqueue` raises, and InvalidInputError for an
-    option that makes sense for a single run only (a key, a delay).
+    option that makes sense for a single run only (a key, a delay, an end).
     """
     call = what if isinstance(what, Call) else Call(what)
-    if call.unique_key or call.idempotency_key or call.delay or call.eta or call.run_id or call.after or call.after_group:
-        raise InvalidInputError("Runs that are enqueued together start at once and have no keys of their own; enqueue them one by one.")
-    tenant_id, user_id = _owner(session, call)
+    if call.is_for_one:
+        raise InvalidInputError("Runs that are enqueued together have no keys and times of their own; enqueue them one by one.")
+    require_predecessor(session, call)
+    return record_many(session, call, many)
+
+
+def record_many(session: Session, call: Call[Any, Any], many: Sequence[dict[str, Any]], ids: Sequence[str] = ()) -> list[str]:
+    """`enqueue_many`, with ids of the caller's own, and without a look at what the runs are to follow."""
+    tenant_id, user_id = owner_of(session, call)
     resources = Resources(session)
     checked = [check_arguments(call.task, arguments) for arguments in many]
     for wanted in {resource for arguments in checked for resource in resources_in(call.task, arguments)}:
@@ -72,11 +79,22 @@ def enqueue_many(session: Session, what: Task[P, R] | Call[P, R], many: Sequence
     if not checked:
         return []
     run = _new_run(call, {}, tenant_id, user_id)
-    recorded = TaskRuns(session).insert_many(run, checked, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
-    published = [_envelope(run, each) for each in recorded if each.is_published]
-    if published:
-        _publish_after_commit(session, call.task, published)
-    return [each.run_id for each in recorded]
+    recorded: dict[int, str] = {}
+    for mail_host, places in _by_mail_host(session, call.task, checked).items():
+        arguments, their_ids = [checked[place] for place in places], [ids[place] for place in places if ids]
+        part = replace(run, mail_host=mail_host)
+        new = TaskRuns(session).insert_many(part, arguments, PUBLISH_GRACE_SECONDS, get_settings().tenant_window, their_ids)
+        _publish_after_commit(session, call.task, part, new)
+        recorded |= {place: each.run_id for place, each in zip(places, new, strict=True)}
+    return [recorded[place] for place in range(len(checked))]
+
+
+def _by_mail_host(session: Session, task: Task[Any, Any], many: Sequence[dict[str, Any]]) -> dict[str | None, list[int]]:
+    """Which of the arguments go to which server."""
+    places: dict[str | None, list[int]] = defaultdict(list)
+    for place, arguments in enumerate(many):
+        places[task.mail_host(session, arguments)].append(place)
+    return places
 
 
 def _new_run(call: Call[Any, Any], arguments: dict[str, Any], tenant_id: str, user_id: str | None) -> NewRun:
@@ -110,7 +128,20 @@ def _envelope(run: NewRun, recorded: Recorded) -> Envelope:
     return Envelope(recorded.run_id, run.task, run.queue, run.tenant_id, run.user_id, run.request_id, 0, level)
 
 
-def _owner(session: Session, call: Call[Any, Any]) -> tuple[str, str | None]:
+def require_predecessor(session: Session, call: Call[Any, Any]) -> None:
+    """Raises NotFoundError if the run or the group that the call is to follow is not its tenant's."""
+    if call.after is None and call.after_group is None:
+        return
+    if call.after is not None and call.after_group is not None:
+        raise InvalidInputError("A run follows a run or a group, not both; put another run between them.")
+    tenant_id, _ = owner_of(session, call)
+    if call.after is not None and TaskRuns(session).one(call.after).tenant_id != tenant_id:
+        raise NotFoundError("There is no task run with this id.")
+    if call.after_group is not None and not (is_id(call.after_group) and has_members(session, call.after_group, tenant_id)):
+        raise NotFoundError("There is no group with this id.")
+
+
+def owner_of(session: Session, call: Call[Any, Any]) -> tuple[str, str | None]:
     """Whose run it is: the session's identity's, unless the system enqueues for a tenant."""
     identity: Identity = identity_of(session)
     is_systems = "periodic" in call.task.options
@@ -125,16 +156,29 @@ def _owner(session: Session, call: Call[Any, Any]) -> tuple[str, str | None]:
     return identity.tenant_id, call.user or identity.user_id
 
 
-def _publish_after_commit(session: Session, task: Task[Any, Any], new: list[Envelope]) -> None:
-    """All envelopes of a transaction go to the publisher together."""
-    waiting: list[Envelope] | None = session.info.get("envelopes")
-    if waiting is not None:
-        waiting += new
+@dataclass
+class _Publication:
+    """What the commit of a transaction sets going, for all its runs together."""
+
+    broker: Any  # the RunBroker's
+    envelopes: list[Envelope] = field(default_factory=list)
+    has_limited: bool = False
+
+    def __call__(self) -> None:
+        if self.envelopes:
+            self.broker.publisher.publish(self.envelopes)
+        if self.has_limited:
+            self.broker.admit()
+
+
+def _publish_after_commit(session: Session, task: Task[Any, Any], run: NewRun, recorded: Sequence[Recorded]) -> None:
+    envelopes = [_envelope(run, each) for each in recorded if each.is_published]
+    has_limited = any(each.is_limited for each in recorded)
+    if not envelopes and not has_limited:
         return
-    envelopes = session.info["envelopes"] = new
-
-    def publish() -> None:
-        session.info.pop("envelopes", None)
-        task.broker.publisher.publish(envelopes)  # type: ignore[attr-defined]  # the RunBroker's
-
-    after_commit(session, publish)
+    waiting = [action for action in session.info.get("after_commit", ()) if isinstance(action, _Publication)]
+    publication = waiting[0] if waiting else _Publication(task.broker)
+    if not waiting:
+        after_commit(session, publication)
+    publication.envelopes += envelopes
+    publication.has_limited |= has_limited

@@ -73,7 +73,7 @@ class Life:
     def beat(self) -> None:
         """Only while the recorder and every worker thread live: a worker that cannot work has no heart."""
         threads_live = all(thread.is_alive() for thread in self._worker.workers) or self.state == "stopping"
-        recorder_lives = self._recorder.is_alive() or not self._worker.workers
+        recorder_lives = self._recorder.is_alive() or self.state == "stopping" or not self._worker.workers
         if not (threads_live and recorder_lives):
             log.critical("worker_is_broken", worker=self._recorder.worker_id, threads_live=threads_live, recorder_lives=recorder_lives)
             return

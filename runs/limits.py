@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import heapq
-import itertools
+import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
 
 from core.errors import TransientError
 from runs.current import RunRevoked
@@ -59,65 +57,79 @@ def _withdraw(thread_id: int) -> None:
 
 
 class _Deadline:
-    __slots__ = ("fired", "is_due", "is_over", "key", "thread_id")
+    __slots__ = ("fired", "is_due", "is_over", "key", "thread_id", "when")
 
-    def __init__(self, thread_id: int, key: RunKey | None) -> None:
+    def __init__(self, thread_id: int, when: float, key: RunKey | None) -> None:
         self.thread_id = thread_id
+        self.when = when
         self.key = key
         self.is_over = False  # the block was left
         self.is_due = False  # the exception will be raised
         self.fired = False  # and was
 
 
+class _SoftLimit:
+    """The block under a deadline: a class, for a generator costs a run more."""
+
+    __slots__ = ("_deadline", "_watch")
+
+    def __init__(self, watch: Watch, deadline: _Deadline) -> None:
+        self._watch = watch
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._watch.arm(self._deadline)
+
+    def __exit__(self, *_error: object) -> None:
+        self._watch.disarm(self._deadline)
+
+
 class Watch:
-    """One thread for all deadlines of a process, started with the first."""
+    """One thread for all deadlines of a process, started with the first. It holds those of running blocks only."""
 
     def __init__(self) -> None:
         # A plain lock, and nothing but C inside its blocks: an exception that arrives between a Condition's lock and the block it
         # guards would leave it locked for ever.
         self._lock = threading.Lock()
         self._earlier: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the thread
-        self._heap: list[tuple[float, int, _Deadline]] = []
-        self._order = itertools.count()
+        self._running: dict[int, _Deadline] = {}
+        self._looks_at = math.inf  # when the thread looks again
         self._has_thread = False
 
-    @contextlib.contextmanager
-    def soft_limit(self, seconds: float, key: RunKey | None = None) -> Iterator[None]:
+    def soft_limit(self, seconds: float, key: RunKey | None = None) -> contextlib.AbstractContextManager[None]:
         """Raises SoftTimeLimitExceeded in the block when it takes longer; `terminate` finds it by its key."""
-        deadline = _Deadline(threading.get_ident(), key)
-        self._arm(time.monotonic() + seconds, deadline)
-        try:
-            yield
-        finally:
-            self._disarm(deadline)
+        return _SoftLimit(self, _Deadline(threading.get_ident(), time.monotonic() + seconds, key))
 
     def terminate(self, key: RunKey) -> bool:
         """Raises RunTerminated in the block with that key. False when there is none, or something else was raised in it already."""
         with self._lock:
-            found = None
-            for _, _, deadline in self._heap:
-                if deadline.key == key and not deadline.is_over and not deadline.is_due:
-                    deadline.is_due = True
-                    found = deadline
+            found = next((each for each in self._running.values() if each.key == key and not each.is_due), None)
+            if found is not None:
+                found.is_due = True
         if found is None:
             return False
         _RAISE(found.thread_id, RunTerminated)
         found.fired = True
         return True
 
-    def _arm(self, when: float, deadline: _Deadline) -> None:
+    def arm(self, deadline: _Deadline) -> None:
+        """The block is entered."""
         with self._lock:
-            heapq.heappush(self._heap, (when, next(self._order), deadline))
-            is_first = self._heap[0][2] is deadline
+            self._running[id(deadline)] = deadline
+            is_earlier = deadline.when < self._looks_at
+            if is_earlier:
+                self._looks_at = deadline.when
             needs_thread, self._has_thread = not self._has_thread, True
         if needs_thread:
             threading.Thread(target=self._run, name="limits", daemon=True).start()
-        elif is_first:
+        elif is_earlier:
             self._earlier.put(None)
 
-    def _disarm(self, deadline: _Deadline) -> None:
+    def disarm(self, deadline: _Deadline) -> None:
+        """The block is left: nothing is raised in its thread from now on."""
         with self._lock:
             deadline.is_over = True
+            self._running.pop(id(deadline), None)
         if deadline.is_due:
             while not deadline.fired:
                 time.sleep(0)
@@ -125,19 +137,18 @@ class Watch:
 
     def _run(self) -> None:
         while True:
-            due = []
+            now = time.monotonic()
             with self._lock:
-                while self._heap and (self._heap[0][2].is_over or self._heap[0][0] <= time.monotonic()):
-                    deadline = heapq.heappop(self._heap)[2]
-                    if not (deadline.is_over or deadline.is_due):
-                        deadline.is_due = True
-                        due.append(deadline)
-                wait = self._heap[0][0] - time.monotonic() if self._heap else None
+                due = [each for each in self._running.values() if each.when <= now and not each.is_due]
+                for deadline in due:
+                    deadline.is_due = True
+                self._looks_at = min((each.when for each in self._running.values() if not each.is_due), default=math.inf)
+                wait = None if self._looks_at == math.inf else max(0.0, self._looks_at - now)
             for deadline in due:
                 _RAISE(deadline.thread_id, SoftTimeLimitExceeded)  # without the lock: the thread may be waiting for it
                 deadline.fired = True
             with contextlib.suppress(queue.Empty):
-                self._earlier.get(timeout=None if wait is None else max(0.0, wait))
+                self._earlier.get(timeout=wait)
 
 
 watch = Watch()

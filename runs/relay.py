@@ -16,7 +16,9 @@ from sqlalchemy import Connection, Engine
 from brokers.message import Envelope
 from brokers.queues import policy_of
 from core.logging import get_logger
+from runs.admission import Admission
 from runs.process_key import is_gone
+from runs.releases import Releases
 from runs.retry import lost
 from storage import dispatch, lives
 from storage.dispatch import Publishable, ToDo
@@ -31,6 +33,9 @@ Chore = tuple[Callable[[], None], float]
 ATTEND_SECONDS = 1.0
 LOOK_AFTER_SECONDS = 3.0
 LOST_BATCH = 1000
+NOT_BY_ITSELF = 86_400.0
+WOKEN_SECONDS = 0.02
+"""However often somebody wakes a housekeeper, so much time passes between the end of the first chore and its next turn."""
 
 
 class RelayPublisher(Protocol):
@@ -65,6 +70,8 @@ class Relay:
         self._steady_since: float | None = None
         self._seen_at = 0.0
         self._todo: ToDo | None = None
+        self.releases = Releases(self._transaction)
+        self.admission = Admission(engine, self._publish, window)
         self._to_bury: queue.SimpleQueue[Envelope] = queue.SimpleQueue()
 
     def turn(self) -> None:
@@ -76,10 +83,15 @@ class Relay:
         """What a Housekeeper does for the relay: what is due within a second, the rest is in no hurry."""
         return [(self.attend, ATTEND_SECONDS), (self._look_after_patiently, LOOK_AFTER_SECONDS)]
 
+    def admitter(self) -> Housekeeper:
+        """For a process whose relay does no chores: lets limited runs on when it is woken, and only then."""
+        return Housekeeper((self.admission.admit, NOT_BY_ITSELF))
+
     @property
     def has_dependants(self) -> bool:
-        """Whether runs wait for the end of others: then whoever ends one should wake the relay."""
-        return self._todo is not None and (self._todo.followers or self._todo.limited)
+        """Whether runs wait for the end of any other: then whoever ends one should wake the relay. Followers wait for certain ones, of
+        whose end `releases` is told."""
+        return self._todo is not None and self._todo.limited
 
     def bury(self, envelope: Envelope) -> None:
         """Puts a copy among the dead letters at the next turn, for a run that failed and had no message."""
@@ -95,12 +107,22 @@ class Relay:
             self._mark_overrun()
         if todo.expired:
             self._expire()
-        if todo.due:
+        is_any_released = self.releases.turn(todo.followers)
+        if todo.due or is_any_released:
             self.publish_due()
+        self._mind_barriers(todo)
         if todo.held:
             self._hooks.on_held()
-        if todo.suspects:
+        if todo.suspects and not self.admission.turn_suspects():
             self._hooks.on_suspects()
+
+    def _mind_barriers(self, todo: ToDo) -> None:
+        if todo.unswept:
+            self.admission.sweep()
+        if todo.paused and self.admission.release():
+            self._hooks.on_held()
+        if todo.limited or todo.due or todo.paused:
+            self.admission.admit()
 
     def _look_after_patiently(self) -> None:
         """No rescue by missing heartbeats until the database was there for as long as a heart may pause: while it was away nobody's
@@ -149,9 +171,12 @@ class Relay:
         while True:
             with self._transaction() as connection:
                 due, found = dispatch.take_due(connection, self._window)
-            untaken = self._publisher.publish_now([envelope_of(run) for run in due]) if due else []
-            if untaken or found < dispatch.BATCH:
+            if not self._publish(due) or found < dispatch.BATCH:
                 return
+
+    def _publish(self, runs: Sequence[Publishable]) -> bool:
+        """False when no broker took some of them."""
+        return not runs or not self._publisher.publish_now([envelope_of(run) for run in runs])
 
     def _publish_lost(self) -> None:
         """Published runs that nobody claims: publish again at most as many as the brokers hold too few."""
@@ -206,14 +231,15 @@ class Housekeeper(threading.Thread):
                     goes_on &= self._calls.get()
                 if not goes_on:
                     return
-                self._due[0] = (0.0, *self._due[0][1:])
+                when, chore, every = self._due[0]
+                self._due[0] = (min(when, when - every + WOKEN_SECONDS), chore, every)
             except queue.Empty:
                 pass
             now = time.monotonic()
             self._due = [self._done(chore, every) if when <= now else (when, chore, every) for when, chore, every in self._due]
 
     def wake(self) -> None:
-        """The first chore is due now."""
+        """The first chore is due now, or as soon as its last turn is long enough ago."""
         self._calls.put(True)
 
     def stop(self) -> None:

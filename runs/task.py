@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import dramatiq
+from sqlalchemy.orm import Session
 
 from brokers.queues import Priority, Queue, policy_of
 from core.settings import get_settings
@@ -16,6 +18,8 @@ from runs.limits import watch
 
 P = ParamSpec("P")
 R = TypeVar("R")
+MailHost = Callable[[Session, dict[str, Any]], str | None]
+"""Finds the mail server that a run will talk to, from its arguments; the rows that these name are loaded in the session."""
 
 
 class TaskOptions(dict[str, Any], Generic[P, R]):
@@ -47,6 +51,10 @@ class Task(dramatiq.Actor[P, R]):
         with watch.soft_limit(run.soft_limit or self.limits()[0], (run.run_id, run.fence)):
             return self.fn(*args, **kwargs)
 
+    def with_arguments(self, *args: P.args, **kwargs: P.kwargs) -> Step:
+        """The task and what to call it with: a step of a chain or a member of a group."""
+        return Call(self).with_arguments(*args, **kwargs)
+
     def limits(self) -> tuple[float, float]:
         """Soft and hard limit in seconds: the settings' override, else the queue's."""
         policy, settings = policy_of(self.queue_name), get_settings()
@@ -56,6 +64,12 @@ class Task(dramatiq.Actor[P, R]):
         if settings.task_time_limit is not None:
             return hard - min(20.0, hard * 0.07), hard
         return policy.soft_limit, hard
+
+    def mail_host(self, session: Session, arguments: dict[str, Any]) -> str | None:
+        """The server whose limit a run with these checked arguments is under, beside its tenant's."""
+        find: MailHost | None = self.options.get("mail_host")
+        host = find(session, arguments) if find is not None else None
+        return host.strip().rstrip(".").lower() or None if host else None
 
     @property
     def max_attempts(self) -> int:
@@ -75,8 +89,9 @@ class Call(Generic[P, R]):
 
     `tenant` and `user` are needed only where the bound context is not enough. `delay` (seconds) or `eta`: not before.
     `expires_in` (seconds): not later. `unique_key`: while a run of this tenant and task with the same key is live, that run
-    is returned instead of a new one. `soft_limit` and `hard_limit` in seconds. `after` and
-    `after_group` are set by runs/followers.py, as is `group`.
+    is returned instead of a new one. `soft_limit` and `hard_limit` in seconds. `after` (a run's id): once that run has
+    succeeded. `after_group`: once all runs of that group have ended. `group` makes the run a member of one. A `delay` counts from
+    the moment when nothing else is waited for. See runs/followers.py.
     """
 
     task: Task[P, R]
@@ -98,9 +113,28 @@ class Call(Generic[P, R]):
     group: str | None = None
     run_id: str = ""
 
+    def with_arguments(self, *args: P.args, **kwargs: P.kwargs) -> Step:
+        """The task, its options and what to call it with."""
+        positional = zip(inspect.signature(self.task.fn).parameters, args, strict=False)
+        return Step(self, {**dict(positional), **kwargs})
+
+    @property
+    def is_for_one(self) -> bool:
+        """Whether it says something that can be said of a single run only, or be recorded of it only."""
+        of_one = (self.unique_key, self.idempotency_key, self.delay, self.eta, self.run_id, self.expires_in, self.expires_at)
+        return any(of_one) or self.after_group is not None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run that is to be: a task, its options and its arguments, not checked yet."""
+
+    call: Call[Any, Any]
+    arguments: dict[str, Any]
+
 
 def task(*, queue: Queue, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Declares a task on a queue. Options: `retries`, `base_backoff` (s), `periodic` (a periodiq cron)."""
+    """Declares a task on a queue. Options: `retries`, `base_backoff` (s), `periodic` (a periodiq cron), `mail_host` (a MailHost)."""
 
     def declare(function: Callable[P, R]) -> Task[P, R]:
         declared = dramatiq.actor(actor_class=Task, queue_name=str(queue), **options)(function)

@@ -11,7 +11,24 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, String, bindparam, case, exists, func, insert, literal, null, or_, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Select,
+    String,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage import postgres
@@ -63,7 +80,8 @@ class Lane:
 
 @cache
 def accept_statement(dialect: str) -> Any:
-    """INSERT ... ON CONFLICT DO NOTHING RETURNING id, whether to publish it now, and the crowd before it. All times are the database's."""
+    """INSERT ... ON CONFLICT DO NOTHING RETURNING what it waits for, whether to publish it now, and the crowd before it. All times are
+    the database's."""
     build = postgresql.insert if dialect == "postgresql" else sqlite.insert
     due = func.coalesce(bindparam("at", type_=UtcDateTime()), db_now_plus(bindparam("delay")), type_=UtcDateTime())
     follows = or_(bindparam("after_run_id", type_=Id).is_not(None), bindparam("after_group_id", type_=Id).is_not(None))
@@ -76,7 +94,8 @@ def accept_statement(dialect: str) -> Any:
             state=State.PENDING,
             attempt=0,
             fence=0,
-            eta=due,
+            eta=case((follows, bindparam("at", type_=UtcDateTime())), else_=due),
+            delay=case((follows, cast(bindparam("delay"), Double))),
             waiting_for=case(
                 (follows, literal(WaitingFor.RUN)),
                 (_is_paused(), literal(WaitingFor.PAUSE)),
@@ -87,15 +106,14 @@ def accept_statement(dialect: str) -> Any:
             publish_at=case(
                 (or_(follows, _is_paused()), null()),
                 (waits, due),
-                (_is_limited(), db_now()),
-                (or_(_has_held(), ~has_room), null()),
+                (or_(_is_limited(), _has_held(), ~has_room), null()),
                 else_=db_now_plus(bindparam("grace")),
             ),
             expires_at=func.coalesce(bindparam("ends_at", type_=UtcDateTime()), db_now_plus(bindparam("ends_in")), type_=UtcDateTime()),
             created_at=db_now(),
         )
         .on_conflict_do_nothing()
-        .returning(TABLE.c.id, text(f"({PUBLISHED})"), _crowd(CROWD))
+        .returning(TABLE.c.waiting_for, text(f"({PUBLISHED})"), _crowd(CROWD))
     )
 
 
@@ -111,10 +129,9 @@ def accept_many(connection: Connection, common: dict[str, Any], runs: list[tuple
     if connection.dialect.name == "postgresql":
         postgres.accept_many(connection, common, runs, str(lane.waiting_for), lane.room, grace)
         return
-    is_limited = lane.waiting_for is WaitingFor.LIMIT
     for published in (True, False):
         part = runs[: lane.room] if published else runs[lane.room :]
-        times = {"publish_at": db_now_plus(grace) if published else db_now() if is_limited else null(), "created_at": db_now()}
+        times = {"publish_at": db_now_plus(grace) if published else null(), "created_at": db_now()}
         values = {"state": State.PENDING, "attempt": 0, "fence": 0, "waiting_for": lane.waiting_for}
         if part:
             connection.execute(insert(TaskRun).values(**times), [{**common, **values, "id": run_id, "args": args} for run_id, args in part])

@@ -12,14 +12,10 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    String,
     and_,
     case,
-    cast,
-    exists,
     func,
     insert,
-    literal,
     null,
     or_,
     select,
@@ -29,8 +25,10 @@ from sqlalchemy import (
 )
 
 from storage import postgres
+from storage.barriers import is_limited, is_paused
 from storage.expressions import db_now, db_now_plus
-from storage.models import Pause, TaskAttempt, TaskRun
+from storage.followers import is_followed
+from storage.models import TaskAttempt, TaskRun
 from storage.models.runs import HELD
 from storage.outcomes import LOST_IN_COMPANY, Claim, HeldLane, Outcome, OwnRun
 from storage.states import FINAL, WAITING, Ending, State, WaitingFor, sources_of
@@ -51,6 +49,8 @@ CLAIMED = (
     TaskRun.priority,
     TaskRun.is_suspect,
     (TaskRun.is_suspect & (func.coalesce(TaskRun.reason, "") == LOST_IN_COMPANY)).label("was_lost_in_company"),
+    TaskRun.group_id,
+    is_followed().label("is_followed"),
 )
 
 
@@ -69,7 +69,7 @@ def claim(
     claimable = and_(
         TaskRun.state.in_(sources_of(State.STARTED)),
         or_(TaskRun.eta.is_(None), TaskRun.eta <= db_now()),
-        TaskRun.waiting_for.in_([WaitingFor.QUEUE, WaitingFor.ETA, WaitingFor.BROKER]),
+        or_(TaskRun.waiting_for == WaitingFor.QUEUE, and_(TaskRun.waiting_for.in_([WaitingFor.ETA, WaitingFor.BROKER]), ~is_limited())),
         ~TaskRun.is_suspect,
         may_start(),
     )
@@ -101,13 +101,7 @@ def own_runs(connection: Connection, worker_id: str) -> list[OwnRun]:
 
 def may_start() -> ColumnElement[bool]:
     """Neither past its time nor paused."""
-    named = or_(
-        and_(Pause.kind == "queue", Pause.name == TaskRun.queue),
-        and_(Pause.kind == "task", Pause.name == TaskRun.task),
-        and_(Pause.kind == "tenant", Pause.name == cast(TaskRun.tenant_id, String)),
-    )
-    is_paused = exists(select(literal(1)).where(named).correlate(TaskRun))
-    return and_(or_(TaskRun.expires_at.is_(None), TaskRun.expires_at > db_now()), ~is_paused)
+    return and_(or_(TaskRun.expires_at.is_(None), TaskRun.expires_at > db_now()), ~is_paused())
 
 
 def _held(connection: Connection, lane: HeldLane) -> list[str]:

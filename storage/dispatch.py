@@ -16,9 +16,10 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, li
 
 from storage import postgres
 from storage.accept import level_of
+from storage.barriers import is_limited, is_paused, is_unswept
 from storage.expressions import db_now, db_now_plus, seconds_after
-from storage.models import TaskRun
-from storage.models.runs import HELD, PUBLISHED
+from storage.models import Limit, Pause, TaskRun
+from storage.models.runs import HELD, LIMITED, LIMITED_BY_HOST, PUBLISHED
 from storage.outcomes import HeldLane
 from storage.states import WAITING, State, WaitingFor
 
@@ -72,6 +73,7 @@ class ToDo:
     followers: bool
     expired: bool
     overrun: bool
+    unswept: bool
 
 
 def look(connection: Connection) -> ToDo:
@@ -87,14 +89,15 @@ def _look() -> Select[Any]:
         and_(is_due, ON_A_BROKER),
         and_(text(HELD)),
         and_(text("is_suspect"), IS_WAITING, TaskRun.publish_at <= db_now()),
-        text("waiting_for = 'limit'"),
+        text(LIMITED),
         text("waiting_for = 'pause'"),
         text("waiting_for = 'run'"),
         and_(TaskRun.expires_at <= db_now(), text("state IN ('PENDING', 'RETRY')")),
         has_overrun(),
     )
     wanted: list[Any] = [exists(select(literal(1)).select_from(TaskRun).where(condition)) for condition in conditions]
-    return select(*wanted)
+    wanted[4] = or_(wanted[4], exists(select(literal(1)).select_from(TaskRun).where(text(LIMITED_BY_HOST))))
+    return select(*wanted, or_(*[exists(select(literal(1)).where(is_unswept(barrier))) for barrier in (Pause, Limit)]))
 
 
 def has_overrun() -> ColumnElement[bool]:
@@ -114,16 +117,30 @@ def held_lanes(connection: Connection, queues: Sequence[str]) -> list[HeldLane]:
 
 def take_due(connection: Connection, window: int, limit: int = BATCH) -> tuple[list[Publishable], int]:
     """Runs whose time has come or that no broker took. Those with room in their lane count as published from now on and are returned
-    with their messages' priorities; the others are held. Also returns how many there were in all."""
+    with their messages' priorities; the others are held. What is paused or limited waits for that from now on. Also returns how
+    many there were in all."""
     due = connection.execute(
-        select(*MESSAGE_COLUMNS)
+        select(*MESSAGE_COLUMNS, is_paused().label("is_paused"), is_limited().label("is_limited"))
         .where(TaskRun.publish_at <= db_now(), IS_WAITING, ~TaskRun.is_suspect, NOT_ON_A_BROKER)
         .order_by(TaskRun.publish_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).all()
+    wait_behind(connection, WaitingFor.PAUSE, [row.id for row in due if row.is_paused])
+    wait_behind(connection, WaitingFor.LIMIT, [row.id for row in due if row.is_limited and not row.is_paused])
+    return let_through(connection, [row for row in due if not row.is_paused and not row.is_limited], window), len(due)
+
+
+def wait_behind(connection: Connection, barrier: WaitingFor, run_ids: Sequence[str]) -> None:
+    """These rows, locked by the caller, wait until a pause ends or a limit lets them on. They have no message and spend no attempt."""
+    if run_ids:
+        connection.execute(update(TaskRun).where(TaskRun.id.in_(run_ids)).values(publish_at=None, waiting_for=barrier))
+
+
+def let_through(connection: Connection, due: Sequence[Any], window: int) -> list[Publishable]:
+    """Marks rows that begin with MESSAGE_COLUMNS, locked by the caller, as published or held. Returns those to be published."""
     if not due:
-        return [], 0
+        return []
     crowds = _crowds(connection, {(row.queue, row.tenant_id) for row in due})
     published, held = [], []
     for row in due:
@@ -136,7 +153,7 @@ def take_due(connection: Connection, window: int, limit: int = BATCH) -> tuple[l
     for ids, publish_at in (([run.run_id for run in published], db_now_plus(PUBLISH_GRACE_SECONDS)), (held, None)):
         if ids:
             connection.execute(update(TaskRun).where(TaskRun.id.in_(ids)).values(publish_at=publish_at, waiting_for=WaitingFor.QUEUE))
-    return published, len(due)
+    return published
 
 
 def _crowds(connection: Connection, lanes: set[tuple[str, str]]) -> Counter[tuple[str, str]]:
@@ -161,7 +178,7 @@ def take_lost(connection: Connection, queue: str, limit: int) -> list[Publishabl
     """The longest unclaimed published runs of a queue, to be published again."""
     lost = (
         select(TaskRun.id)
-        .where(TaskRun.publish_at <= db_now(), IS_WAITING, ~TaskRun.is_suspect, ON_A_BROKER, TaskRun.queue == queue)
+        .where(TaskRun.publish_at <= db_now(), IS_WAITING, ~TaskRun.is_suspect, ON_A_BROKER, TaskRun.queue == queue, ~is_paused())
         .order_by(TaskRun.publish_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -66,6 +66,8 @@ class Claim:
     priority: int = 1
     is_suspect: bool = False
     was_lost_in_company: bool = False
+    group_id: str | None = None
+    is_followed: bool = False  # when it was claimed; somebody may have come to wait for it since
 
     @property
     def attempt_that_counts(self) -> int:

@@ -82,16 +82,23 @@ _WRITE_OUTCOMES = text(
     f"WITH {_OUTCOMES.format(outcomes='CAST(:outcomes AS jsonb)', revoked=_IS_REVOKED)} SELECT id::text FROM changed"  # noqa: S608  (our own text)
 )
 _MAY_START = """(run.expires_at IS NULL OR run.expires_at > statement_timestamp()) AND NOT run.is_suspect
-          AND NOT EXISTS (SELECT 1 FROM pauses WHERE (kind, name) IN (('queue', run.queue), ('task', run.task),
-                                                                      ('tenant', run.tenant_id::text)))"""
+          AND (NOT EXISTS (SELECT 1 FROM pauses)
+               OR NOT EXISTS (SELECT 1 FROM pauses WHERE (kind, name) IN (('queue', run.queue), ('task', run.task),
+                                                                          ('tenant', run.tenant_id::text))))"""
+# Nobody's slot: what was not admitted to a limit is not claimed, whatever message may still be about.
+_IS_FREE = """NOT EXISTS (SELECT 1 FROM limits WHERE kind = 'tenant' AND name = run.tenant_id::text)
+               AND NOT EXISTS (SELECT 1 FROM limits WHERE kind = 'host' AND name = run.mail_host)"""
 _RETURNED = """run.id, run.tenant_id, run.user_id, run.task, run.queue, run.args, run.attempt, run.max_attempts, run.fence,
                   run.request_id, run.soft_limit, run.hard_limit, run.priority, run.is_suspect,
-                  run.is_suspect AND coalesce(run.reason, '') = 'lost_in_company' AS was_lost_in_company"""
+                  run.is_suspect AND coalesce(run.reason, '') = 'lost_in_company' AS was_lost_in_company,
+                  run.group_id, EXISTS (SELECT 1 FROM task_runs follower WHERE follower.waiting_for = 'run'
+                                                                           AND follower.after_run_id = run.id) AS is_followed"""
 
 # $1 the outcomes, $2 the claims and $3 their tenants, $4 the worker, $5 the claims in doubt; $6-$10 the lanes of held runs: queue,
 # tenant, priority, after which id, how many. One statement, one commit. A run is never in both halves: the recorder claims
 # nothing that it holds. `|| ''` keeps the planner off the indexes over `state`: with statistics from when nothing waited it would
-# read every waiting run to find sixteen.
+# read every waiting run to find sixteen. Rows are compared whole, so that only the index over held runs will do and
+# is entered right behind the last run that was claimed, not at the dead entries before it.
 _TURN = f"""
     PREPARE mailroom_turn (jsonb, uuid[], uuid[], text, uuid[], text[], uuid[], int[], uuid[], int[]) AS
     WITH {_OUTCOMES.format(outcomes="$1", revoked=_IS_REVOKED)}, wanted AS (
@@ -100,9 +107,10 @@ _TURN = f"""
         SELECT held.id, lane.tenant_id
         FROM unnest($6, $7, $8, $9, $10) AS lane (queue, tenant_id, priority, after, wanted) CROSS JOIN LATERAL (
             SELECT run.id FROM task_runs run
-            WHERE run.waiting_for = 'queue' AND run.publish_at IS NULL AND run.queue = lane.queue AND run.tenant_id = lane.tenant_id
-              AND run.priority = lane.priority AND run.id > lane.after AND {_MAY_START}
-            ORDER BY run.id LIMIT lane.wanted FOR UPDATE SKIP LOCKED) held
+            WHERE run.waiting_for = 'queue' AND run.publish_at IS NULL
+              AND (run.queue, run.tenant_id, run.priority, run.id) > (lane.queue, lane.tenant_id, lane.priority, lane.after)
+              AND (run.queue, run.tenant_id, run.priority) <= (lane.queue, lane.tenant_id, lane.priority) AND {_MAY_START}
+            ORDER BY run.queue, run.tenant_id, run.priority, run.id LIMIT lane.wanted FOR UPDATE SKIP LOCKED) held
     ), claimed AS (
         UPDATE task_runs run
         SET state = 'STARTED', worker_id = $4, started_at = statement_timestamp(), publish_at = NULL, waiting_for = NULL, eta = NULL,
@@ -111,19 +119,20 @@ _TURN = f"""
         FROM wanted
         WHERE run.id = wanted.id AND run.tenant_id = wanted.tenant_id
           AND ((run.state || '') IN ('PENDING', 'RETRY') AND (run.eta IS NULL OR run.eta <= statement_timestamp())
-               AND run.waiting_for IN ('queue', 'eta', 'broker') AND {_MAY_START}
+               AND (run.waiting_for = 'queue' OR run.waiting_for IN ('eta', 'broker') AND {_IS_FREE}) AND {_MAY_START}
                OR (run.state || '') = 'STARTED' AND run.worker_id = $4 AND run.id = ANY ($5))
         RETURNING {_RETURNED}
     )
-    SELECT id::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM changed
+    SELECT id::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM changed
     UNION ALL
     SELECT id::text, tenant_id::text, user_id::text, task, queue, args::text, attempt, max_attempts, fence, request_id, soft_limit,
-           hard_limit, priority, is_suspect, was_lost_in_company
+           hard_limit, priority, is_suspect, was_lost_in_company, group_id::text, is_followed
     FROM claimed
 """  # noqa: S608  (our own text)
 # One plan for good, over indexes: it is made when the tables may be empty and has to serve when they are not.
 _PLANNER = """
     SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+    SET enable_sort = off; SET enable_incremental_sort = off; SET enable_bitmapscan = off;
     SET jit = off; SELECT set_config('mailroom.is_system', 'on', false)"""
 
 BEFORE_ANY_ID = "00000000-0000-0000-0000-000000000000"
@@ -150,8 +159,7 @@ def held_lanes(connection: Connection, queues: Sequence[str], limit: int) -> lis
 _ACCEPT_MANY = """
     INSERT INTO task_runs ({columns}, id, args, state, attempt, fence, is_suspect, created_at, waiting_for, publish_at)
     SELECT {values}, run.id, run.args::jsonb, 'PENDING', 0, 0, false, statement_timestamp(), %(waiting_for)s,
-           CASE WHEN run.place <= %(room)s THEN statement_timestamp() + make_interval(secs => %(grace)s)
-                WHEN %(waiting_for)s = 'limit' THEN statement_timestamp() END
+           CASE WHEN run.place <= %(room)s THEN statement_timestamp() + make_interval(secs => %(grace)s) END
     FROM unnest(%(ids)s::uuid[], %(arguments)s::text[]) WITH ORDINALITY AS run (id, args, place)"""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from brokers.consumer import Delivery, OnDeliveries, OnDelivery, Rejection, Settlement, Verdict
+from brokers.consumer import Delivery, HandOver, OnDeliveries, OnDelivery, Rejection, Settlement, Verdict
 from brokers.dead_letters import reasoned, was_dead
 from brokers.queues import dead_letter_queue
 from brokers.rabbitmq.frames import ACK, MULTIPLE, NACK, REQUEUE, Arrival, headers_of, properties_of, settlement
@@ -110,8 +110,7 @@ class RabbitConsumer(RabbitLink):
         self, url: str, on_delivery: OnDelivery, *, prefetch: int, queue_type: str = "classic", on_deliveries: OnDeliveries | None = None
     ) -> None:
         super().__init__("rabbitmq-consumer", url, queue_type)
-        self._on_delivery = on_delivery
-        self._on_deliveries = on_deliveries or self._one_by_one
+        self._hand_over = HandOver(self, on_delivery, on_deliveries)
         self._prefetch = prefetch
         self._queues: list[str] = []
         self._channels: dict[str, _Channel] = {}
@@ -179,22 +178,7 @@ class RabbitConsumer(RabbitLink):
             fence.outstanding.add(tag)
             headers = headers_of(properties)
             deliveries.append(Delivery(body, fence.queue, self, (fence, tag, properties), bool(headers) and was_dead(headers)))
-        try:
-            self._on_deliveries(deliveries)
-        except Exception:
-            self._not_taken(deliveries)
-
-    def _one_by_one(self, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
-            try:
-                self._on_delivery(delivery)
-            except Exception:
-                self._not_taken([delivery])
-
-    def _not_taken(self, deliveries: list[Delivery]) -> None:
-        """What nobody can take must neither end the link nor come again and again."""
-        log.error("delivery_not_taken", messages=len(deliveries), exc_info=True)
-        self.settle([(delivery, Rejection("not_taken")) for delivery in deliveries])
+        self._hand_over(deliveries)
 
     def _new_outbox(self) -> _Outbox:
         return _Outbox(self, self._flush, max(1, self._prefetch // 4))

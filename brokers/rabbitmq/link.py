@@ -66,7 +66,7 @@ class RabbitLink(threading.Thread):
     def call_soon(self, function: Callable[[], None]) -> bool:
         """Runs the function on the link's thread. False when there is no connection; whatever it carried is void then."""
         connection = self.connection
-        if connection is None or (self._stopping.is_set() and not connection.is_open):
+        if connection is None or (self._stopping.is_set() and connection.is_closed):
             return False
         try:
             connection.ioloop.add_callback_threadsafe(self._guarded(function))

@@ -15,4 +15,4 @@ class Periodic(Middleware):
     @property
     def actor_options(self) -> set[str]:
         """What `@task` accepts beside the queue."""
-        return {"periodic", "retries", "base_backoff"}
+        return {"periodic", "retries", "base_backoff", "mail_host"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, String, Text, UniqueConstraint, false, text
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from storage.expressions import db_now
@@ -16,6 +16,18 @@ PUBLISHED = "waiting_for = 'queue' AND publish_at IS NOT NULL"
 """On a broker, or on its way there."""
 HELD = "waiting_for = 'queue' AND publish_at IS NULL"
 """Due, and behind its tenant's window: without a message, to be claimed straight from the record."""
+LIMITED = "waiting_for = 'limit' AND mail_host IS NULL"
+"""Due, and waiting until its tenant's limit lets it on."""
+LIMITED_BY_HOST = "waiting_for = 'limit' AND mail_host IS NOT NULL"
+"""The same; its mail host's limit has a say too."""
+PAUSED = "waiting_for = 'pause'"
+"""Its queue, task or tenant is paused, or was until just now."""
+QUEUED_BY_HOST = "waiting_for = 'queue' AND mail_host IS NOT NULL"
+"""Published or held, and under way over a mail host."""
+
+EXCEPTIONS = "state IN ('RETRY', 'FAILURE', 'REVOKED')"
+"""What people look for by its state: neither the mass of what waits or succeeded nor the few that run."""
+DEAD = "dead_lettered_at IS NOT NULL"
 
 
 def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
@@ -26,8 +38,8 @@ class TaskRun(Base):
     """One enqueued call and its history.
 
     `publish_at` is when the relay should look at the run again: at its `eta`, or when its message may have been lost. It is
-    NULL while the run is STARTED or final, and while it is held. `fence` counts claims and is never lowered; `attempt` counts
-    attempts spent and is given back by a snooze or a hand-back.
+    NULL while the run is STARTED or final, and while it is held, limited or paused. `fence` counts claims and is never lowered;
+    `attempt` counts attempts spent and is given back by a snooze or a hand-back.
     """
 
     __tablename__ = "task_runs"
@@ -45,15 +57,18 @@ class TaskRun(Base):
         _partial("ix_task_runs_publish_at", "publish_at", where="publish_at IS NOT NULL"),
         _partial("ix_task_runs_published", "queue", "tenant_id", where=PUBLISHED),
         _partial("ix_task_runs_held", "queue", "tenant_id", "priority", "id", where=HELD),
-        _partial("ix_task_runs_limited", "tenant_id", "mail_host", "id", where="waiting_for = 'limit'"),
-        _partial("ix_task_runs_paused", "queue", "task", "tenant_id", where="waiting_for = 'pause'"),
+        _partial("ix_task_runs_limited", "tenant_id", "queue", "priority", "id", where=LIMITED),
+        _partial("ix_task_runs_limited_by_host", "tenant_id", "mail_host", "queue", "priority", "id", where=LIMITED_BY_HOST),
+        _partial("ix_task_runs_queued_by_host", "mail_host", where=QUEUED_BY_HOST),
+        _partial("ix_task_runs_paused", "queue", "task", "tenant_id", where=PAUSED),
         _partial("ix_task_runs_followers", "after_run_id", "after_group_id", where="waiting_for = 'run'"),
-        _partial("ix_task_runs_group_id", "group_id", where="group_id IS NOT NULL"),
+        _partial("ix_task_runs_after_run_id", "after_run_id", where="after_run_id IS NOT NULL"),
+        _partial("ix_task_runs_group_id", "group_id", "state", where="group_id IS NOT NULL"),
         _partial("ix_task_runs_expires_at", "expires_at", where="expires_at IS NOT NULL AND state IN ('PENDING', 'RETRY')"),
         _partial("ix_task_runs_started", "worker_id", where="state = 'STARTED'"),
         _partial("ix_task_runs_suspects", "id", where="is_suspect"),
-        _partial("ix_task_runs_dead_lettered_at", "dead_lettered_at", where="dead_lettered_at IS NOT NULL"),
-        Index("ix_task_runs_queue_state", "queue", "state"),
+        _partial("ix_task_runs_dead_letters", "queue", "tenant_id", "id", where=DEAD),
+        _partial("ix_task_runs_exceptions", "queue", "state", "tenant_id", where=EXCEPTIONS),
         {"postgresql_with": {"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05}},
     )
 
@@ -79,6 +94,7 @@ class TaskRun(Base):
     after_run_id: Mapped[str | None] = mapped_column(Id)  # starts when that run has succeeded
     after_group_id: Mapped[str | None] = mapped_column(Id)  # starts when every run of that group has ended
     group_id: Mapped[str | None] = mapped_column(Id)  # the group it is a member of
+    delay: Mapped[float | None]  # of one that follows: seconds from its release until it is due
 
     unique_key: Mapped[str | None] = mapped_column(String(200))
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
@@ -102,10 +118,12 @@ class TaskRun(Base):
 
 
 class TaskAttempt(Base):
-    """One execution of a run, written together with its outcome. Keyed by the fence, which no two executions share."""
+    """One execution of a run, written by the statement that writes its outcome. Keyed by the fence, which no two executions share.
+
+    No foreign key: the row cannot come without its run, and whoever deletes runs deletes their attempts.
+    """
 
     __tablename__ = "task_attempts"
-    __table_args__ = (ForeignKeyConstraint(["tenant_id", "run_id"], ["task_runs.tenant_id", "task_runs.id"], ondelete="CASCADE"),)
 
     run_id: Mapped[str] = mapped_column(Id, primary_key=True)
     fence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)

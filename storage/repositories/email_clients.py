@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import exists, or_, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.util import identity_key
 
 from core.errors import ConflictError, InvalidInputError
 from core.settings import KeyRing
@@ -46,6 +47,12 @@ class EmailClients(Repository):
     def one(self, client_id: str) -> EmailClient:
         """Raises NotFoundError for another tenant's or user's account as for an unknown one."""
         return self.get(EmailClient, client_id, "e-mail client")
+
+    def server_of(self, client_id: str, protocol: str) -> str | None:
+        """The host name of the account's "imap" or "smtp" server. Asks the database only if the account is not loaded."""
+        loaded = self.session.identity_map.get(identity_key(EmailClient, client_id))
+        client = loaded if isinstance(loaded, EmailClient) else self.one(client_id)
+        return client.imap_host if protocol == "imap" else client.smtp_host
 
     def all(self, limit: int = 200) -> list[EmailClient]:
         """The identity's accounts, by name."""

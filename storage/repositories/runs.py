@@ -7,18 +7,23 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, String, case, cast, func, or_, select, update
+from sqlalchemy import text as sql_text
+from sqlalchemy.exc import IntegrityError
 
 from core.errors import ConflictError, InvalidInputError
-from core.ids import new_id
-from storage.accept import PLAIN, accept_many, accept_statement, look_at_lane
+from core.ids import is_id, new_id
+from storage import followers
+from storage.accept import PLAIN, Lane, accept_many, accept_statement, look_at_lane
 from storage.expressions import db_now
 from storage.models import TaskAttempt, TaskRun
+from storage.models.runs import EXCEPTIONS
 from storage.repositories.base import Repository
-from storage.states import FINAL, LIVE, WAITING, State, WaitingFor, sources_of
+from storage.states import FINAL, LIVE, WAITING, Ending, State, WaitingFor, sources_of
 
 COUNT_LIMIT = 10_000
 """Counts above this are not exact: nobody waits for `count(*)` over millions of rows."""
+MOST_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,8 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A recorded run, or the one that holds its key (`is_new` False). `is_published`: its message is to be sent now.
+    """A recorded run, or the one that holds its key (`is_new` False). `is_published`: its message is to be sent now. `is_limited`: it
+    waits to be admitted.
 
     `crowd` counts the messages of its tenant that are before it in its queue, up to CROWD.
     """
@@ -60,6 +66,7 @@ class Recorded:
     is_new: bool
     is_published: bool = False
     crowd: int = 0
+    is_limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,26 @@ class RunFilter:
     tenant_id: str | None = None
     text: str | None = None
     dead_letters_only: bool = False
+    waiting_for: Sequence[WaitingFor] = ()
+    reason: str | None = None
+    ids: Sequence[str] | None = None
+
+
+def as_revoked(reason: str) -> dict[str, Any]:
+    """The columns of a waiting run that is ended."""
+    return {"state": State.REVOKED, "reason": reason, "finished_at": db_now(), "publish_at": None, "waiting_for": None, "eta": None}
+
+
+def mark_of(*, terminate: bool) -> Any:
+    """How a STARTED run is to end from now on. Past its hard limit its process ends anyway: then it is not tried again either."""
+    stronger = TaskRun.ending.in_([Ending.TERMINATE, Ending.HARD_LIMIT])
+    return Ending.TERMINATE if terminate else case((stronger, Ending.TERMINATE), else_=Ending.REVOKE)
+
+
+def as_replayed() -> dict[str, Any]:
+    """The columns of an ended run that starts over."""
+    gone = ("reason", "error", "error_type", "finished_at", "dead_lettered_at", "expires_at", "duration_ms")
+    return {"state": State.PENDING, "waiting_for": WaitingFor.BROKER, "publish_at": db_now(), "attempt": 0} | dict.fromkeys(gone)
 
 
 class TaskRuns(Repository):
@@ -99,17 +126,23 @@ class TaskRuns(Repository):
         inserted = self.session.execute(accept_statement(self.session.get_bind().dialect.name), row).one_or_none()
         if inserted is None:
             return self._holder_of_key(run, grace, window)
-        return Recorded(run_id, is_new=True, is_published=bool(inserted[1]), crowd=inserted[2])
+        return Recorded(run_id, is_new=True, is_published=bool(inserted[1]), crowd=inserted[2], is_limited=inserted[0] == WaitingFor.LIMIT)
 
-    def insert_many(self, run: NewRun, arguments: Sequence[dict[str, Any]], grace: float, window: int) -> list[Recorded]:
+    def insert_many(
+        self, run: NewRun, arguments: Sequence[dict[str, Any]], grace: float, window: int, ids: Sequence[str] = ()
+    ) -> list[Recorded]:
         """Records due runs that differ in their arguments only (those of `run` are not used), in the order given."""
         connection = self.session.connection()
         names = ("queue", "task", "tenant_id", "mail_host")
-        lane = look_at_lane(connection, {name: getattr(run, name) for name in names}, window)
-        rows = [(new_id(), args) for args in arguments]
+        if run.after_run_id is not None:
+            lane = Lane(WaitingFor.RUN, room=0, crowd=0)
+        else:
+            lane = look_at_lane(connection, {name: getattr(run, name) for name in names}, window)
+        rows = list(zip(ids or [new_id() for _ in arguments], arguments, strict=True))
         common = {name: getattr(run, name) for name in PLAIN if name not in {"id", "args"}}
         accept_many(connection, common, rows, lane, grace)
-        return [Recorded(run_id, True, place < lane.room, lane.crowd + place) for place, (run_id, _) in enumerate(rows)]
+        is_limited = lane.waiting_for is WaitingFor.LIMIT
+        return [Recorded(run_id, True, place < lane.room, lane.crowd + place, is_limited) for place, (run_id, _) in enumerate(rows)]
 
     def _holder_of_key(self, run: NewRun, grace: float, window: int) -> Recorded:
         if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
@@ -160,69 +193,54 @@ class TaskRuns(Repository):
         some = self._narrowed(narrowed).with_only_columns(TaskRun.id).limit(COUNT_LIMIT + 1).subquery()
         return self.session.scalar(select(func.count()).select_from(some)) or 0
 
-    def counts_by_queue(self) -> dict[str, dict[str, int]]:
-        """Queue to state to number of runs."""
-        rows = self.session.execute(
-            select(TaskRun.queue, TaskRun.state, func.count()).where(self.owns(TaskRun)).group_by(TaskRun.queue, TaskRun.state)
-        )
-        counts: dict[str, dict[str, int]] = {}
-        for queue, state, number in rows:
-            counts.setdefault(queue, {})[state] = number
-        return counts
+    def revoke(self, run_id: str, *, terminate: bool = False, reason: str = "revoked") -> TaskRun:
+        """Ends a waiting run; marks a running one, which ends as REVOKED whatever its actor does, `terminate` by force.
 
-    def oldest_waiting(self) -> dict[str, datetime]:
-        """Queue to the creation time of its longest waiting run that is due."""
-        rows = self.session.execute(
-            select(TaskRun.queue, func.min(TaskRun.created_at))
-            .where(self.owns(TaskRun), TaskRun.state == State.PENDING, TaskRun.waiting_for == WaitingFor.QUEUE)
-            .group_by(TaskRun.queue)
-        )
-        return {queue: moment for queue, moment in rows if moment is not None}
-
-    def revoke(self, run_id: str, reason: str = "revoked") -> TaskRun:
-        """Ends a waiting run. Raises NotFoundError, or ConflictError for one that runs or has ended otherwise."""
+        A mark is never lowered. Raises NotFoundError, or ConflictError for a run that has ended otherwise.
+        """
         run = self.one(run_id)
-        if run.state == State.REVOKED:
-            return run
-        revoked = self.session.execute(
-            update(TaskRun)
-            .where(self.owns(TaskRun), TaskRun.id == run_id, TaskRun.state.in_(sorted(WAITING)))
-            .values(state=State.REVOKED, reason=reason, finished_at=db_now(), publish_at=None, waiting_for=None, eta=None)
-            .returning(TaskRun.id)
-        ).scalar()
-        self.session.refresh(run)
-        if revoked is None and run.state != State.REVOKED:
-            raise ConflictError(f"The run is {run.state}; only a waiting run can be revoked.")
+        for _ in range(MOST_LOOKS):  # a claim or a hand-back may come between the statements
+            if self._end_waiting(run_id, reason) or self._mark(run_id, terminate=terminate):
+                self.session.refresh(run)
+                return run
+            self.session.refresh(run)
+            if run.state in FINAL:
+                break
+        if run.state != State.REVOKED:
+            raise ConflictError(f"The run is {run.state}; only a run that waits or runs can be revoked.")
         return run
 
+    def _end_waiting(self, run_id: str, reason: str) -> bool:
+        waiting = update(TaskRun).where(self.owns(TaskRun), TaskRun.id == run_id, TaskRun.state.in_(sorted(WAITING)))
+        return self.session.execute(waiting.values(**as_revoked(reason)).returning(TaskRun.id)).scalar() is not None
+
+    def _mark(self, run_id: str, *, terminate: bool) -> bool:
+        running = update(TaskRun).where(self.owns(TaskRun), TaskRun.id == run_id, TaskRun.state == State.STARTED)
+        return self.session.execute(running.values(ending=mark_of(terminate=terminate)).returning(TaskRun.id)).scalar() is not None
+
     def replay(self, run_id: str) -> TaskRun:
-        """Gives a dead letter or a revoked run a full set of attempts. Raises NotFoundError or ConflictError."""
+        """Gives a dead letter or a revoked run a full set of attempts, and lets those wait for it again that were revoked because of it.
+
+        Raises NotFoundError, or ConflictError for any other, and for one whose unique key another live run holds.
+        """
         run = self.one(run_id)
-        replayed = self.session.execute(
-            update(TaskRun)
-            .where(
-                self.owns(TaskRun),
-                TaskRun.id == run_id,
-                TaskRun.state.in_([state for state in sources_of(State.PENDING) if state in FINAL]),
-            )
-            .values(
-                state=State.PENDING,
-                waiting_for=WaitingFor.BROKER,
-                publish_at=db_now(),
-                attempt=0,
-                reason=None,
-                error=None,
-                error_type=None,
-                finished_at=None,
-                dead_lettered_at=None,
-                expires_at=None,
-                duration_ms=None,
-            )
-            .returning(TaskRun.id)
-        ).scalar()
+        follows = run.after_run_id is not None or run.after_group_id is not None
+        if follows and (before := followers.failed_predecessor(self.session.connection(), run_id)) is not None:
+            raise ConflictError(f"The run before this one is {before}; replay that one, and this one waits for it again.")
+        columns = as_replayed() | (followers.as_replayed_follower() if follows else {})
+        ended = update(TaskRun).where(
+            self.owns(TaskRun), TaskRun.id == run_id, TaskRun.state.in_([state for state in sources_of(State.PENDING) if state in FINAL])
+        )
+        try:
+            with self.session.begin_nested():
+                replayed = self.session.execute(ended.values(**columns).returning(TaskRun.id)).scalar()
+                if replayed is not None:
+                    followers.take_back(self.session.connection(), run_id)
+        except IntegrityError:
+            raise ConflictError("Another run with this run's unique key waits or runs; only one of them may.") from None
+        self.session.refresh(run)
         if replayed is None:
             raise ConflictError(f"The run is {run.state}; only a FAILURE or REVOKED run can be replayed.")
-        self.session.refresh(run)
         return run
 
     def replay_moved(self, run_id: str, tenant_id: str, attempt: int) -> bool:
@@ -251,11 +269,16 @@ class TaskRuns(Repository):
         conditions: list[ColumnElement[bool]] = []
         if narrowed.states:
             conditions.append(TaskRun.state.in_(list(narrowed.states)))
+            conditions += _index_of(narrowed.states)
         if narrowed.dead_letters_only:
             conditions.append(TaskRun.dead_lettered_at.is_not(None))
-        for column, value in ((TaskRun.queue, narrowed.queue), (TaskRun.task, narrowed.task), (TaskRun.tenant_id, narrowed.tenant_id)):
-            if value is not None:
-                conditions.append(column == value)
+        if narrowed.waiting_for:
+            conditions.append(TaskRun.waiting_for.in_(list(narrowed.waiting_for)))
+        if narrowed.ids is not None:
+            conditions.append(TaskRun.id.in_([run_id for run_id in narrowed.ids if is_id(run_id)]))
+        for name in ("queue", "task", "tenant_id", "reason"):
+            if (value := getattr(narrowed, name)) is not None:
+                conditions.append(getattr(TaskRun, name) == value)
         if narrowed.text:
             conditions.append(self._matches(narrowed.text))
         return self.scoped(TaskRun).where(*conditions)
@@ -263,3 +286,10 @@ class TaskRuns(Repository):
     def _matches(self, text: str) -> ColumnElement[bool]:
         escaped = text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         return or_(cast(TaskRun.id, String).like(f"{escaped}%", escape="\\"), TaskRun.task.like(f"%{escaped}%", escape="\\"))
+
+
+def _index_of(states: Sequence[State]) -> list[ColumnElement[bool]]:
+    """The condition of the partial index that has these states, as it is written there: SQLite finds it by nothing else."""
+    if set(states) <= {State.RETRY, State.FAILURE, State.REVOKED}:
+        return [sql_text(EXCEPTIONS)]  # type: ignore[list-item]
+    return [sql_text("state = 'STARTED'")] if set(states) == {State.STARTED} else []  # type: ignore[list-item]

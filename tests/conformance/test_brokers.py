@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pika
 import pytest
 import redis
 
+from brokers.consumer import Delivery, Rejection, Verdict
 from brokers.message import Outgoing
 from brokers.rabbitmq import RabbitPublisher
-from brokers.redis import RedisPublisher, check_server
+from brokers.redis import RedisConsumer, RedisPublisher, check_server, dead_key, key
 from core.errors import ConfigurationError
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitMq
@@ -103,4 +105,86 @@ def test_redis_takes_counts_and_says_so(server: redis.Redis) -> None:
     assert publisher.is_reachable()
     assert publisher.publish(MESSAGES) == []
     assert publisher.depth("toys") == 3
+    publisher.close()
+
+
+def consume(server: redis.Redis, got: list[Delivery], *, breaks_on: bytes = b"never") -> RedisConsumer:
+    def take(delivery: Delivery) -> None:
+        if breaks_on in delivery.body:
+            raise RuntimeError("a bug in whoever takes it")
+        got.append(delivery)
+
+    consumer = RedisConsumer(url_of(server), take, lambda: 10)
+    consumer.subscribe("toys")
+    consumer.start()
+    return consumer
+
+
+def test_a_dead_letter_in_redis_has_its_reason_and_stays_when_looked_at(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brokers.redis.POLL_SECONDS", 0.1)
+    got: list[Delivery] = []
+    consumer, publisher = consume(server, got), RedisPublisher(url_of(server))
+    bodies = [b"first", b'{"second": "\xc3\xbc"}', b"\xff\x00 third"]
+    publisher.publish([Outgoing("toys", body) for body in bodies])
+    wait_until(lambda: len(got) == 3)
+    consumer.settle(zip(got, (Rejection("unsigned"), Verdict.REJECT, Rejection("not_json")), strict=True))
+    publisher.publish([Outgoing("toys.XQ", b"fourth", declared="toys", reason="worker_lost")])
+    for _ in range(2):
+        letters = publisher.dead_letters("toys", 10)
+        assert letters is not None
+        assert [(letter.reason, letter.body) for letter in letters] == [
+            ("worker_lost", b"fourth"),
+            ("not_json", bodies[2]),
+            (None, bodies[1]),
+            ("unsigned", bodies[0]),
+        ]
+        assert all(abs((letter.died_at or 0) - time.time()) < 5 for letter in letters)
+    assert [letter.body for letter in publisher.dead_letters("toys", 1) or []] == [b"fourth"]
+    assert (publisher.dead_letters("toys", 0), publisher.dead_letters("nobody")) == ([], [])
+    assert 0 < server.pttl(dead_key("toys")) <= 7 * 86_400_000
+    consumer.stop()
+    publisher.close()
+
+
+def test_a_message_moved_back_in_redis_says_so_and_is_as_it_was(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brokers.redis.POLL_SECONDS", 0.1)
+    got: list[Delivery] = []
+    consumer = consume(server, got)
+    server.rpush(key("toys"), b"one")
+    wait_until(lambda: len(got) == 1)
+    consumer.settle([(got[0], Rejection("unsigned"))])
+    server.lmove(dead_key("toys"), key("toys"))
+    wait_until(lambda: len(got) == 2)
+    consumer.pause()
+    time.sleep(0.2)
+    consumer.settle([(got[1], Verdict.REQUEUE)])  # it goes back as it came
+    consumer.resume()
+    wait_until(lambda: len(got) == 3)
+    server.rpush(key("toys"), b'{"x-mailroom-reason":"but the rest is missing"}')
+    wait_until(lambda: len(got) == 4)
+    assert [(delivery.body[:20], delivery.was_dead) for delivery in got] == [
+        (b"one", False),
+        (b"one", True),
+        (b"one", True),
+        (b'{"x-mailroom-reason"', False),
+    ]
+    consumer.stop()
+
+
+def test_redis_keeps_no_more_dead_letters_than_it_should(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brokers.redis.DEAD_LETTERS_KEPT", 3)
+    publisher = RedisPublisher(url_of(server))
+    publisher.publish([Outgoing("toys.XQ", str(number).encode(), declared="toys", reason="x") for number in range(5)])
+    assert [letter.body for letter in publisher.dead_letters("toys") or []] == [b"4", b"3", b"2"]
+    publisher.close()
+
+
+def test_one_that_nobody_can_take_is_a_dead_letter_of_redis(server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brokers.redis.POLL_SECONDS", 0.1)
+    got: list[Delivery] = []
+    consumer, publisher = consume(server, got, breaks_on=b"poison"), RedisPublisher(url_of(server))
+    publisher.publish([Outgoing("toys", body) for body in (b"poison", b"food")])
+    wait_until(lambda: len(got) == 1 and publisher.dead_letters("toys"))
+    assert [(letter.body, letter.reason) for letter in publisher.dead_letters("toys") or []] == [(b"poison", "not_taken")]
+    consumer.stop()
     publisher.close()

@@ -338,7 +338,7 @@ def test_stopping_does_not_wait_for_a_server_that_hangs(own_server: ServerFactor
     server = own_server(RabbitMq)
     server.start()
     consuming = Consuming(server.url)
-    wait_until(lambda: consuming.consumer.ready.is_set())
+    wait_until(consuming.consumer.ready.is_set)
     server.freeze()
     began = time.monotonic()
     consuming.consumer.stop()

@@ -12,7 +12,7 @@ import redis
 from pika.adapters.blocking_connection import BlockingChannel
 from pydantic import SecretStr
 
-from brokers.dead_letters import unwrap
+from brokers.dead_letters import DeadLetter, from_headers, unwrap
 from brokers.queues import Queue, dead_letter_queue
 from tests.servers.rabbitmq import RabbitMq
 from tests.servers.redis import Redis
@@ -36,9 +36,13 @@ class Wire(ABC):
     def depth(self, queue: str) -> int:
         """Messages waiting in a queue."""
 
-    @abstractmethod
     def dead_letters(self, queue: str) -> list[bytes]:
         """The bodies among a queue's dead letters; they stay there."""
+        return [letter.body for letter in self.letters(queue)]
+
+    @abstractmethod
+    def letters(self, queue: str) -> list[DeadLetter]:
+        """The same with their reasons."""
 
     @abstractmethod
     def lose_everything(self) -> None:
@@ -74,10 +78,11 @@ class RabbitWire(Wire):
         except pika.exceptions.ChannelClosedByBroker:
             return 0
 
-    def dead_letters(self, queue: str) -> list[bytes]:
+    def letters(self, queue: str) -> list[DeadLetter]:
         name = dead_letter_queue(queue)
         with self._channel() as channel:  # closing the channel puts back what was not acknowledged
-            return [channel.basic_get(name)[2] for _ in range(self.depth(name))]
+            got = [channel.basic_get(name) for _ in range(self.depth(name))]
+        return [from_headers(body, properties.headers or {}) for _, properties, body in got]
 
     def lose_everything(self) -> None:
         for queue in QUEUES:
@@ -121,9 +126,9 @@ class RedisWire(Wire):
     def depth(self, queue: str) -> int:
         return sum(int(self._client.llen(f"mailroom:{queue}:{level}")) for level in range(3))
 
-    def dead_letters(self, queue: str) -> list[bytes]:
+    def letters(self, queue: str) -> list[DeadLetter]:
         found = cast("list[bytes]", self._client.lrange(f"mailroom:{queue}.XQ", 0, -1))
-        return [letter.body for text in found if (letter := unwrap(text))]
+        return [letter for text in found if (letter := unwrap(text))]
 
     def lose_everything(self) -> None:
         self._client.flushall()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tests.faults.effects import Execution
@@ -56,6 +57,8 @@ class Allowed:
     """Runs may be lost with their worker. Those, and no others, may have been executed to their end and be executed again."""
     refusals: bool = False
     """Calls may be answered 503: the database was away, too."""
+    unspent: frozenset[str] = frozenset()
+    """Runs that may be lost with a worker and must not have paid for it: one attempt is all they count."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """Runs that must end in FAILURE with the reason `crashed`, after exactly so many executions."""
 
@@ -96,7 +99,7 @@ class Books:
         """Seconds from the kill of a process (by its id) to the next execution of each run that it was executing then."""
         found = []
         for executions in by_run(self.executions).values():
-            for one, following in zip(executions, executions[1:], strict=False):
+            for one, following in pairwise(executions):
                 if one.pid in killed and not (one.ended or one.failed):
                     found.append(following.began - killed[one.pid])
         return sorted(found)
@@ -139,13 +142,15 @@ class Books:
         yield from complaint("still STARTED", [run.id for run in started if run.worker_id in self.workers])
 
     def _states_are_right(self, allowed: Allowed) -> Iterable[str]:
-        expected = {run_id: "FAILURE crashed" for run_id in allowed.failures}
+        expected = dict.fromkeys(allowed.failures, "FAILURE crashed")
         ended = {run.id: f"{run.state} {run.reason or ''}".strip() for run in self.runs if run.state in {"SUCCESS", "FAILURE", "REVOKED"}}
         wrong = [f"{run_id} {state}" for run_id, state in ended.items() if state != expected.get(run_id, "SUCCESS")]
         yield from complaint("ended in a state that is not theirs", wrong)
         begun = Counter(execution.run_id for execution in self.executions)
         counted = [f"{run_id} {begun[run_id]} times, not {times}" for run_id, times in allowed.failures.items() if begun[run_id] != times]
         yield from complaint("executed more or less often than they have attempts", counted)
+        paid = [f"{run.id} {run.attempt}" for run in self.runs if run.id in allowed.unspent and run.attempt > 1]
+        yield from complaint("paid with an attempt for a crash that was not theirs", paid)
 
     def _success_was_executed(self) -> Iterable[str]:
         """A success in the record is one execution that came to its end, and the very one whose result is kept."""
@@ -177,10 +182,11 @@ class Books:
             lines = history[run.id]
             if run.state in {"SUCCESS", "FAILURE"} and [line.fence for line in lines] != list(range(1, run.fence + 1)):
                 gaps.append(f"{run.id} {[line.fence for line in lines]} of {run.fence}")
-            if any(later.started_at < earlier.finished_at for earlier, later in zip(lines, lines[1:], strict=False)):
+            if any(later.started_at < earlier.finished_at for earlier, later in pairwise(lines)):
                 unordered.append(run.id)
             spent = sum(line.state in {"SUCCESS", "FAILURE", "RETRY"} for line in lines)
-            if run.state in {"SUCCESS", "FAILURE"} and run.attempt != spent:
+            pardonable = sum(line.error_type == "WorkerLost" for line in lines)
+            if run.state in {"SUCCESS", "FAILURE"} and not spent - pardonable <= run.attempt <= spent:
                 unbalanced.append(f"{run.id} {run.attempt} counted, {spent} in the history")
         yield from complaint("claims without a line in the history", gaps)
         yield from complaint("an attempt began in the record before the one before had ended", unordered)
@@ -191,7 +197,7 @@ class Books:
         repeated = []
         for run_id, executions in by_run(self.executions).items():
             fences = [execution.fence for execution in executions]
-            if any(later <= earlier for earlier, later in zip(fences, fences[1:], strict=False)):
+            if any(later <= earlier for earlier, later in pairwise(fences)):
                 repeated.append(f"{run_id} {fences}")
         yield from complaint("a fence was executed twice or out of order", repeated)
 
@@ -202,7 +208,7 @@ class Books:
             yield from complaint("lost with a worker although none was lost", self.lost - allowed.failures.keys())
         beside = []
         for run_id, executions in by_run(self.executions).items():
-            for one, following in zip(executions, executions[1:], strict=False):
+            for one, following in pairwise(executions):
                 if following.began < one.seen:
                     beside.append(f"{run_id} {one.seen - following.began:.2f} s (pids {one.pid}, {following.pid})")
         yield from complaint("executed beside their own retry", beside)

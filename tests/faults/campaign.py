@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 
 from tests.faults.ground import Ground, proving_ground
 from tests.faults.scenarios import Scenario
@@ -26,7 +27,7 @@ def attempt(ground: Ground, scenario: Scenario, size: Size, seed: int) -> Report
 
 
 @contextmanager
-def own_ground(**settings: str) -> Iterator[Ground]:
+def own_ground(settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Ground]:
     """A proving ground on servers of its own, all gone at the end. Raises MissingServerError."""
     with ExitStack() as stack:
         directory = stack.enter_context(server_directory("faults"))
@@ -34,7 +35,7 @@ def own_ground(**settings: str) -> Iterator[Ground]:
         with ThreadPoolExecutor() as pool:
             for server in pool.map(stack.enter_context, servers):
                 assert server.running
-        yield stack.enter_context(proving_ground(directory / "ground", *servers, **settings))
+        yield stack.enter_context(proving_ground(directory / "ground", *servers, settings))
 
 
 def campaign(scenarios: Sequence[Scenario], size: Size, seed: int, rounds: int, tell: Callable[[Report], None]) -> list[Report]:

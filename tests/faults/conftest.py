@@ -18,7 +18,7 @@ GRACE_SECONDS = "8"
 @pytest.fixture(scope="session")
 def ground(pytestconfig: pytest.Config) -> Iterator[Ground]:
     try:
-        making = own_ground(FAULTS_GRACE=GRACE_SECONDS)
+        making = own_ground({"FAULTS_GRACE": GRACE_SECONDS})
         made = making.__enter__()
     except MissingServerError as error:
         missing(pytestconfig, str(error))

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import httpx
@@ -29,6 +29,7 @@ from tests.servers.redis import Redis
 
 PROCESSES, THREADS = 2, 8
 STOP_GRACE = 3
+HEAL_SECONDS = 30.0
 FLEET = [sys.executable, "-m", "tests.faults.fleet"]
 _RUNS = """
     SELECT id::text, state, reason, attempt, fence, worker_id, result ->> 'token', waiting_for FROM task_runs
@@ -63,28 +64,28 @@ class Ground:
         self.fleet = self.start_fleet()
         eventually(self._api_answers, "the API answers", 30)
 
-    def start_fleet(self, processes: int = PROCESSES, **changes: str) -> Program:
+    def start_fleet(self) -> Program:
         """A supervisor and its workers; returns when they are ready to claim."""
-        fleet = self.mailroom.start_command([*FLEET, "fleet", str(processes)], name="fleet", **changes)
-        eventually(lambda: fleet.output().count("worker_started") >= processes, f"the workers start: {fleet.log}", 40)
+        fleet = self.mailroom.start_command([*FLEET, "fleet", str(PROCESSES)], name="fleet")
+        eventually(lambda: fleet.output().count("worker_started") >= PROCESSES, f"the workers start: {fleet.log}", 40)
         return fleet
 
-    def start_worker(self, log: Path | None = None, **changes: str) -> Program:
+    def start_worker(self, log: Path | None = None, changes: Mapping[str, str] = MappingProxyType({})) -> Program:
         """A worker process by itself, with an environment of its own; returns when it has said hello to the database."""
-        if log is None:
-            program = self.mailroom.start_command([*FLEET, "worker"], name="worker", **changes)
-        else:
-            program = Program([*FLEET, "worker"], log=log, env={**self.mailroom.environment, **changes})
-            self.mailroom.programs.append(program)
+        environment = {**self.mailroom.environment, **changes}
+        program = Program(
+            [*FLEET, "worker"], log=log or self.mailroom.directory / f"guest-{len(self.mailroom.programs)}.log", env=environment
+        )
+        self.mailroom.programs.append(program)
         self._guests.append(program)
         eventually(lambda: self.mailroom.query("SELECT 1 FROM workers WHERE pid = %s", program.pid), f"worker {program.pid} starts", 40)
         return program
 
     @contextmanager
-    def other_fleet(self, processes: int = PROCESSES, **changes: str) -> Iterator[Program]:
-        """Another fleet in place of the usual one."""
+    def other_fleet(self) -> Iterator[Program]:
+        """Another fleet in place of the usual one, of the environment as it is by now."""
         self.fleet.terminate()
-        self.fleet = self.start_fleet(processes, **changes)
+        self.fleet = self.start_fleet()
         try:
             yield self.fleet
         finally:
@@ -113,11 +114,19 @@ class Ground:
             link.heal()
         while self._guests:
             self._guests.pop().terminate()
-        if not self.fleet.running:
-            self.fleet = self.start_fleet()
         self.fleet.thaw()
-        eventually(lambda: len(self.workers()) >= PROCESSES, "the fleet is whole", 45)
+        deadline = time.monotonic() + HEAL_SECONDS
+        while self.fleet.running and not self._fleet_works() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if not self._fleet_works():
+            self.fleet.kill()
+            self.fleet = self.start_fleet()
         eventually(self._api_answers, "the API answers", 45)
+
+    def _fleet_works(self) -> bool:
+        """Whether the fleet is whole and every heart beats."""
+        question = "SELECT count(*) FROM workers WHERE pid = ANY(%s) AND heartbeat_at > now() - interval '7 s'"
+        return self.fleet.running and self.mailroom.query(question, self.workers())[0][0] >= PROCESSES
 
     def _api_answers(self) -> bool:
         try:
@@ -191,7 +200,9 @@ class Ground:
 
 
 @contextmanager
-def proving_ground(directory: Path, rabbitmq: RabbitMq, redis_server: Redis, postgres: Postgres, **settings: str) -> Iterator[Ground]:
+def proving_ground(
+    directory: Path, rabbitmq: RabbitMq, redis_server: Redis, postgres: Postgres, settings: Mapping[str, str]
+) -> Iterator[Ground]:
     """Servers that run already, and everything else around them; all of it ends with the block."""
     with ExitStack() as stack:
         links = [stack.enter_context(FaultProxy(server.port)) for server in (rabbitmq, redis_server, postgres)]
@@ -202,7 +213,7 @@ def proving_ground(directory: Path, rabbitmq: RabbitMq, redis_server: Redis, pos
             "WORKER_THREADS": str(THREADS),
             "STOP_GRACE": str(STOP_GRACE),
         }
-        mailroom = stack.enter_context(installed(directory, postgres, "faults", **{**urls, **settings}))
+        mailroom = stack.enter_context(installed(directory, postgres, "faults", **urls, **settings))
         stack.callback(postgres.start)  # the database is dropped on the way out
         ground = Ground(rabbitmq, redis_server, postgres, links, mailroom)
         ground.open()

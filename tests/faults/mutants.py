@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from brokers.message import Outgoing
-from brokers.rabbitmq.publisher import PROPERTIES, RabbitPublisher
+from brokers.rabbitmq.publisher import RabbitPublisher
 from runs import enqueue
 from runs.relay import Relay
 from storage import dispatch
@@ -22,22 +23,19 @@ from storage.outcomes import Claim, Outcome
 from storage.postgres import PostgresRecord
 from storage.states import State
 
-Turn = Callable[[PostgresRecord, str, Sequence[Outcome], Mapping[str, str], Collection[str]], tuple[set[str], dict[str, Claim]]]
+Turn = Callable[..., tuple[set[str], dict[str, Claim]]]
 
 
 def without_confirms() -> None:
-    """What was written to the socket counts as taken. The relay's search for lost messages would repair it, so that is off, too."""
+    """What was handed to the connection counts as taken. The relay's search for lost messages would repair it, so that is off, too."""
+    sender = ThreadPoolExecutor(max_workers=1)
+    publish = RabbitPublisher.publish
 
-    def publish(publisher: RabbitPublisher, messages: Sequence[Outgoing], timeout: float = 0.0) -> list[Outgoing]:
-        def send() -> None:
-            for message in messages:
-                publisher._channel.basic_publish("", message.routing_key, message.body, PROPERTIES[message.priority])
-
-        publisher.ready.wait(2)
-        publisher.call_soon(send)
+    def publish_and_forget(publisher: RabbitPublisher, messages: Sequence[Outgoing], timeout: float = 0.0) -> list[Outgoing]:
+        sender.submit(publish, publisher, messages)
         return []
 
-    _replace(RabbitPublisher, "publish", publish)
+    _replace(RabbitPublisher, "publish", publish_and_forget)
     _replace(Relay, "_publish_lost", lambda _relay: None)
 
 
@@ -45,10 +43,8 @@ def acknowledged_early() -> None:
     """Success goes on record (and with it the message off the broker) at the claim, before the run was executed."""
 
     def wrapped(turn: Turn) -> Turn:
-        def early(
-            record: PostgresRecord, worker_id: str, outcomes: Sequence[Outcome], wanted: Mapping[str, str], in_doubt: Collection[str]
-        ) -> tuple[set[str], dict[str, Claim]]:
-            written, claims = turn(record, worker_id, outcomes, wanted, in_doubt)
+        def early(record: PostgresRecord, worker_id: str, *rest: Any) -> tuple[set[str], dict[str, Claim]]:
+            written, claims = turn(record, worker_id, *rest)
             turn(record, worker_id, [Outcome(claim.run_id, claim.fence, State.SUCCESS) for claim in claims.values()], {}, ())
             return written, claims
 
@@ -61,14 +57,12 @@ def without_fence() -> None:
     """An outcome is written whoever holds the run by now."""
 
     def wrapped(turn: Turn) -> Turn:
-        def unfenced(
-            record: PostgresRecord, worker_id: str, outcomes: Sequence[Outcome], wanted: Mapping[str, str], in_doubt: Collection[str]
-        ) -> tuple[set[str], dict[str, Claim]]:
+        def unfenced(record: PostgresRecord, worker_id: str, outcomes: Sequence[Outcome], *rest: Any) -> tuple[set[str], dict[str, Claim]]:
             ids = [outcome.run_id for outcome in outcomes]
             with system_connection(record._engine) as connection:
                 rows: Any = connection.exec_driver_sql("SELECT id::text, fence FROM task_runs WHERE id = ANY(%s::uuid[])", (ids,))
                 fences = dict(tuple(row) for row in rows)
-            return turn(record, worker_id, [replace(each, fence=fences[each.run_id]) for each in outcomes], wanted, in_doubt)
+            return turn(record, worker_id, [replace(each, fence=fences[each.run_id]) for each in outcomes], *rest)
 
         return unfenced
 
@@ -86,8 +80,7 @@ def mutate() -> None:
 
 def hurry() -> None:
     """FAULTS_GRACE (seconds): look for lost messages sooner than a production would, where a test has minutes and not hours."""
-    grace = os.environ.get("FAULTS_GRACE")
-    if grace:
+    if grace := os.environ.get("FAULTS_GRACE"):
         for module in (enqueue, dispatch):
             _replace(module, "PUBLISH_GRACE_SECONDS", float(grace))
 

@@ -41,7 +41,10 @@ FALSE = {
     "accepted and lost": (replace(BALANCED, accepted=["a", "b"]), "1 accepted and not in the record: b"),
     "recorded and never accepted": (replace(BALANCED, recorded=["a", "b"]), "in the record and never accepted"),
     "an id given twice": (replace(BALANCED, accepted=["a", "a"]), "ids were given twice"),
-    "waiting for ever": (replace(BALANCED, runs=[SUCCEEDED._replace(state="PENDING", waiting_for="queue")]), "wait, and nothing comes of it"),
+    "waiting for ever": (
+        replace(BALANCED, runs=[SUCCEEDED._replace(state="PENDING", waiting_for="queue")]),
+        "wait, and nothing comes of it",
+    ),
     "held by a dead worker": (
         replace(BALANCED, runs=[SUCCEEDED._replace(state="STARTED", worker_id=OTHER)], attempts=[], executions=[]),
         "STARTED, by a worker that is no more",
@@ -70,7 +73,10 @@ FALSE = {
         replace(RESCUED, attempts=[LOST, DONE_AGAIN._replace(started_at=19.0)]),
         "an attempt began in the record before the one before had ended",
     ),
-    "beside its own retry": (replace(RESCUED, executions=[replace(EXECUTED, seen=21.5), EXECUTED_AGAIN]), "executed beside their own retry"),
+    "beside its own retry": (
+        replace(RESCUED, executions=[replace(EXECUTED, seen=21.5), EXECUTED_AGAIN]),
+        "executed beside their own retry",
+    ),
 }
 
 
@@ -112,16 +118,16 @@ def test_a_rescue_is_counted_from_the_kill_and_may_not_take_long() -> None:
 
 # Mutants.
 
-SIZE = Size(runs=200, rate=400.0, scale=0.25, patience=20.0)
+SIZE = Size(runs=200, rate=400.0, scale=0.25, patience=14.0)
 
 
 @contextmanager
-def mutated(ground: Ground, mutant: str, **changes: str) -> Iterator[Trial]:
+def mutated(ground: Ground, mutant: str) -> Iterator[Trial]:
     """A trial on which every process is the mutant; everything is itself again afterwards."""
     own = dict(ground.mailroom.environment)
     ground.mailroom.environment["FAULTS_MUTANT"] = mutant
     try:
-        with ground.other_fleet(**changes):
+        with ground.other_fleet():
             yield Trial(ground, SIZE, mutant, seed=1)
     finally:
         ground.mailroom.environment.clear()

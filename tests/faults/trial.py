@@ -86,7 +86,7 @@ class Trial:
     """What a scenario works with. Its chance is seeded, so that the same seed breaks the same things in the same order."""
 
     def __init__(self, ground: Ground, size: Size, name: str, seed: int) -> None:
-        global _next_number  # noqa: PLW0603  (every run of a session has a number of its own)
+        global _next_number  # every run of a session has a number of its own
         self.ground = ground
         self.size = size
         self.chance = random.Random(f"{name} {seed}")
@@ -173,7 +173,7 @@ class Trial:
             fault(self)
             self._settle()
         except AssertionError as error:
-            self.report.problems.append(f"{type(error).__name__}: {str(error)[-1500:]}")
+            self.report.problems.append(str(error)[-1500:])
         finally:
             for producer in self._producers:
                 producer.kill()
@@ -196,7 +196,7 @@ class Trial:
 
     def _settle(self) -> None:
         for producer in self._producers:
-            assert producer.wait(self.size.seconds + 2 * self.size.patience) == 0, producer.output()[-1500:]
+            self._wait_for(producer)
         accepted = [*self._accepted(), *self._extra]
         began = since = time.monotonic()
         left = self.ground.unfinished(accepted)
@@ -207,6 +207,18 @@ class Trial:
                 left, since = now_left, time.monotonic()
         self.report.settled_after = round(time.monotonic() - began, 1)
         self._judge(self._books())
+
+    def _wait_for(self, producer: Program) -> None:
+        """Raises AssertionError when it gets nowhere."""
+        seen, since = -1, time.monotonic()
+        while producer.running:
+            output = producer.output()
+            if len(ACCEPTED.findall(output)) != seen:
+                seen, since = len(ACCEPTED.findall(output)), time.monotonic()
+            failed = sorted(set(FAILED.findall(output)))
+            assert time.monotonic() - since < self.size.patience, f"nothing was accepted for {self.size.patience} s; calls failed: {failed}"
+            time.sleep(0.2)
+        assert producer.wait() == 0, producer.output()[-1500:]
 
     def _judge(self, books: Books) -> None:
         report, output = self.report, "".join(producer.output() for producer in self._producers)
@@ -247,5 +259,3 @@ def terminate(program: Program) -> None:
     program.send(signal.SIGTERM)
     code = program.wait(40)
     assert code == 0, f"exit code {code}: {program.log.name}"
-
-

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 import brokers.failover
-from brokers.consumer import Delivery, Verdict, settle_all
+from brokers.consumer import Delivery, Rejection, Verdict, settle_all
 from brokers.failover import Failover
 from brokers.message import Envelope, MessageEncoder, Outgoing
 from brokers.publisher import MAX_BATCH, Publisher
@@ -131,6 +131,26 @@ def test_a_dead_letter_goes_to_the_dead_letters(publishing: Publishing) -> None:
     publishing.publisher.publish_dead_letter(envelope("sync"))
     assert list(publishing.sink.queues) == ["sync.XQ"]
     assert publishing.publisher.depth("sync") == 0
+    publishing.publisher.publish_dead_letter(envelope("sync"), "hard_limit")
+    assert [letter.reason for letter in publishing.publisher.dead_letters("sync") or []] == ["worker_lost", "hard_limit"]
+
+
+def test_a_broker_that_opens_slowly_keeps_no_caller_waiting() -> None:
+    sink, opened = Sink(), threading.Event()
+
+    def open_slowly() -> Sink:
+        opened.wait(5)
+        return sink
+
+    publisher = Publisher(ENCODER, open_slowly, lambda _run_ids: None)
+    began = time.monotonic()
+    for _ in range(3):
+        publisher.publish([envelope()])
+    assert time.monotonic() - began < 0.5
+    opened.set()
+    assert publisher.flush()
+    assert sink.published == 3
+    publisher.close()
 
 
 # Failover. The brokers are stubs with the few members that Failover asks for.
@@ -197,6 +217,30 @@ def test_redis_takes_over_and_rabbitmq_comes_back_after_good_probes(make_failove
     assert rabbit.published == 1
 
 
+def test_a_queue_that_was_deleted_is_no_reason_to_leave_rabbitmq(make_failover: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    rabbit, redis = FakeRabbit(), StubBroker()
+    failover = make_failover(rabbit, redis)
+    publish, calls = rabbit.publish, []
+
+    def returned_once(messages: Sequence[Outgoing]) -> list[Outgoing]:
+        calls.append(len(messages))
+        return list(messages[1:]) if len(calls) == 1 else publish(messages)
+
+    monkeypatch.setattr(rabbit, "publish", returned_once)
+    assert failover.publish([message(), message(), message()]) == []
+    assert (calls, rabbit.published, redis.published, failover.rabbitmq_in_use) == ([3, 2], 2, 0, True)
+
+
+def test_the_dead_letters_are_those_of_both_brokers(make_failover: Maker) -> None:
+    rabbit, redis = FakeRabbit(), StubBroker()
+    failover = make_failover(rabbit, redis)
+    for broker, reason in ((rabbit, "unsigned"), (redis, "too_large")):
+        broker.publish([Outgoing("default.XQ", reason.encode(), declared="default", reason=reason)])
+    assert [letter.reason for letter in failover.dead_letters("default") or []] == ["unsigned", "too_large"]
+    redis.is_down = True
+    assert failover.dead_letters("default") is None
+
+
 def test_one_bad_probe_starts_the_count_again(make_failover: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     rabbit, answers = FakeRabbit(), iter([1, 1, None, 1, 1, 1])
     asked: list[int | None] = []
@@ -259,8 +303,8 @@ def test_the_stub_delivers_settles_and_loses() -> None:
     consumer.start()
     broker.publish([message(), message(), message()])
     wait_until(lambda: len(got) == 3)
-    settle_all([(got[0], Verdict.ACK), (got[1], Verdict.REJECT)])
-    assert len(broker.queues["default.XQ"]) == 1
+    settle_all([(got[0], Verdict.ACK), (got[1], Rejection("unsigned"))])
+    assert [(letter.body, letter.reason) for letter in broker.dead_letters("default") or []] == [(got[1].body, "unsigned")]
     consumer.pause()
     time.sleep(0.1)  # a look that was under way is over
     settle_all([(got[2], Verdict.REQUEUE)])
