@@ -16,21 +16,40 @@ from api.context import RequestContext
 from api.dashboard import pages
 from api.health import Health
 from api.limits import BodyLimit
-from api.routes import attachments, clients, email, health, outbound, queues, schedules, tasks, workers
+from api.routes import (
+    attachments,
+    batches,
+    clients,
+    controls,
+    email,
+    events,
+    health,
+    outbound,
+    queues,
+    schedules,
+    sweeps,
+    tasks,
+    workers,
+)
 from api.version import version
 from core.settings import Settings, get_settings
 from storage.engine import get_engine, make_engine
 
 LARGEST_BODY = 2**20
+LARGEST_BODIES = {attachments.PATH: attachments.LARGEST + attachments.ENVELOPE, batches.PATH: batches.LARGEST}
 ROUTERS = (
     health.router,
     health.private,
+    batches.router,
+    sweeps.router,
+    events.router,
     tasks.router,
     clients.router,
     attachments.router,
     email.router,
     outbound.router,
     queues.router,
+    controls.router,
     workers.router,
     schedules.router,
 )
@@ -55,7 +74,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     problems.install(app)
     pages.install(app)
-    app.add_middleware(BodyLimit, default=LARGEST_BODY, limits={attachments.PATH: attachments.LARGEST + attachments.ENVELOPE})
+    app.add_middleware(BodyLimit, default=LARGEST_BODY, limits=LARGEST_BODIES)
     app.add_middleware(RequestContext)
     return app
 

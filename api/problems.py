@@ -9,10 +9,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from core.errors import ConflictError, InvalidInputError, MailroomError, NotFoundError, TenantError, UnavailableError
 from core.logging import get_logger
+from runs.sweep import CountChangedError
 
 log = get_logger(__name__)
 STATUS_OF: tuple[tuple[type[MailroomError], int], ...] = (
@@ -47,7 +49,7 @@ def install(app: FastAPI) -> None:
 
 
 def problem(request: Request, status: int, code: str, detail: str, **more: Any) -> Response:
-    """The answer. `headers` and `errors` are optional."""
+    """The answer. `headers`, `errors` and `facts` (members of its own) are optional."""
     headers = dict(more.get("headers") or {})
     page = getattr(request.app.state, "error_page", None)
     if page is not None and wants_a_page(request):
@@ -64,6 +66,7 @@ def problem(request: Request, status: int, code: str, detail: str, **more: Any) 
     }
     if more.get("errors"):
         content["errors"] = more["errors"]
+    content |= more.get("facts") or {}
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 
@@ -71,6 +74,17 @@ def wants_a_page(request: Request) -> bool:
     """Whether a person in a browser looks at this, and not a program."""
     path = request.url.path
     return not path.startswith(("/api/", "/health", "/openapi")) and "text/html" in request.headers.get("accept", "")
+
+
+def entry_of(error: MailroomError | ValidationError) -> dict[str, Any]:
+    """What stands in the place of one bad item among good ones."""
+    if isinstance(error, MailroomError):
+        status = next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
+        code, detail = (error.code, str(error)) if status != 500 else ("internal", SENTENCES[500])
+    else:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        status, code, detail = 422, "invalid_input", _sentence({**first, "loc": ("body", *first["loc"])})
+    return {"type": f"urn:mailroom:problem:{code}", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
 
 
 def internal_error(request: Request) -> Response:
@@ -83,7 +97,8 @@ def _mailroom_error(request: Request, error: Exception) -> Response:
     for kind, status in STATUS_OF:
         if isinstance(error, kind):
             headers = {"Retry-After": str(round(error.retry_after or RETRY_SECONDS))} if isinstance(error, UnavailableError) else {}
-            return problem(request, status, error.code, str(error), headers=headers)
+            facts = {"count": error.count} if isinstance(error, CountChangedError) else {}
+            return problem(request, status, error.code, str(error), headers=headers, facts=facts)
     log.error("request_failed", exc_info=error)
     return internal_error(request)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from runs.control import RunDetails, is_ready
+from runs.control import RunDetails, is_ready, revoke_requested
 from storage.models import TaskAttempt, TaskRun
 from storage.states import State
 
@@ -54,7 +54,7 @@ class Attempt(Shape):
 
 
 class RunSummary(Shape):
-    """A run as it stands in a list."""
+    """A run as it stands in a list. `revokeRequested`: it still runs and will be REVOKED; `ending` says how (revoke, terminate)."""
 
     task_id: str
     task: str
@@ -62,6 +62,8 @@ class RunSummary(Shape):
     state: str
     status: str
     waiting_for: str | None
+    revoke_requested: bool
+    ending: str | None
     ready: bool
     successful: bool
     result: Any
@@ -81,11 +83,12 @@ class RunRow(RunSummary):
     attempt: int
     max_attempts: int
     eta: datetime | None
+    dead_lettered_at: datetime | None
 
     @classmethod
     def of(cls, run: TaskRun) -> RunRow:
         """As recorded."""
-        more = {"tenant_id": run.tenant_id, "attempt": run.attempt, "max_attempts": run.max_attempts, "eta": run.eta}
+        more = {name: getattr(run, name) for name in ("tenant_id", "attempt", "max_attempts", "eta", "dead_lettered_at")}
         return cls(**_summary(run), **more)
 
 
@@ -136,6 +139,8 @@ def _summary(run: TaskRun) -> dict[str, Any]:
         "state": run.state,
         "status": run.state.lower(),
         "waiting_for": run.waiting_for,
+        "revoke_requested": revoke_requested(run) is not None,
+        "ending": run.ending if run.state == State.STARTED else None,
         "ready": is_ready(run),
         "successful": run.state == State.SUCCESS,
         "result": run.result,

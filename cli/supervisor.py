@@ -27,7 +27,7 @@ FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 STEADY_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
 RETIRED = 75
-"""The exit code of a process that wants to be replaced (EX_TEMPFAIL; runs/broker.py)."""
+"""The exit code of a process that wants to be replaced (EX_TEMPFAIL; runs/life.py)."""
 _prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)  # Linux only; elsewhere the supervisor's own TERM has to do
 
 

@@ -11,8 +11,10 @@ import time
 
 from cli.processes import split_queues, start_logging
 from cli.signals import stop_signal
+from core.logging import get_logger
 from core.settings import get_settings
 
+log = get_logger(__name__)
 KEEP_QUIET_SECONDS = 1.0
 WATCHDOG_SECONDS = 12.0
 """Less than a heart may pause (15 s)."""
@@ -32,7 +34,8 @@ def main() -> int:
     import dramatiq
 
     import actors
-    from runs.broker import RETIRED
+    from runs.life import RETIRED
+    from runs.middleware.worker_process import BootError
     from runs.relay import Housekeeper
 
     grace: list[float] = []  # what is left once it retires, if that is not STOP_GRACE
@@ -46,7 +49,11 @@ def main() -> int:
     keep_watchdog_quiet()  # before the first run can start
     watchdog = Housekeeper((keep_watchdog_quiet, KEEP_QUIET_SECONDS))
     watchdog.start()
-    worker.start()
+    try:
+        worker.start()
+    except BootError as error:
+        log.error("worker_could_not_start", error=str(error))
+        return 1
     gc.freeze()  # what was imported stays: later collections need not look at it
     told_to_stop.wait()
     end = time.monotonic() + (grace[0] if grace else settings.stop_grace)

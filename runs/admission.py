@@ -67,10 +67,10 @@ class Admission:
         self._pauses, self._release_at = standing, time.monotonic() + RELEASE_SECONDS
         return released
 
-    def turn_suspects(self) -> bool:
-        """Whether some of the runs that must run alone are paused; they wait for that from now on."""
+    def suspects_wait(self) -> bool:
+        """Whether there are runs that must run alone and are not paused."""
         with self._transaction() as connection:
-            return pauses.turn_suspects(connection) > 0
+            return pauses.suspects_wait(connection)
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return relay_connection(self._engine)

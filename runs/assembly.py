@@ -15,6 +15,9 @@ from runs.broker import Parts, RunBroker
 from runs.life import Lifespan
 from storage.engine import get_engine
 
+PREFETCH = 64
+"""Messages per queue and process. Generous, for a busy process gives back what it cannot start (runs/recorder.py)."""
+
 
 def make_broker(settings: Settings) -> RunBroker:
     """A broker over whatever is configured: RabbitMQ with Redis behind it, or either alone."""
@@ -27,7 +30,7 @@ def make_broker(settings: Settings) -> RunBroker:
         rabbitmq = RabbitPublisher(settings.rabbitmq, queue_type=settings.rabbitmq_queue_type) if settings.rabbitmq else None
         return Failover(rabbitmq, RedisPublisher(settings.redis) if settings.redis else None)
 
-    def make_consumers(on_delivery: OnDelivery, room: Callable[[], int], threads: int) -> list[BrokerConsumer]:
+    def make_consumers(on_delivery: OnDelivery, room: Callable[[], int]) -> list[BrokerConsumer]:
         consumers: list[BrokerConsumer] = []
         if settings.rabbitmq:
             consumers.append(RabbitConsumer(settings.rabbitmq, on_delivery, prefetch=PREFETCH, queue_type=settings.rabbitmq_queue_type))

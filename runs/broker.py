@@ -6,20 +6,16 @@ reach its work queue from the recorder, through ConsumerThread.handle_message, a
 
 from __future__ import annotations
 
-import inspect
 import os
-import queue
 import secrets
-import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import dramatiq
-from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.broker import Consumer
 from dramatiq.errors import ActorNotFound
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
@@ -31,11 +27,14 @@ from core.errors import MailroomError, UnavailableError
 from core.logging import get_logger
 from core.tenancy import Identity, acting_as
 from runs.enqueue import record
+from runs.handover import QueueConsumer, WorkQueue
 from runs.hooks import RecorderHooks
-from runs.life import Life, Lifespan, Retire
+from runs.intake import Intake
+from runs.life import Life, Lifespan, Retire, end_process
 from runs.message import RunMessage
 from runs.middleware import middleware
 from runs.recorder import Recorder
+from runs.registry import parameters_of
 from runs.relay import Housekeeper, Relay, RelayHooks
 from runs.retry import handed_back
 from runs.task import Call, Task
@@ -48,8 +47,6 @@ from storage.record import open_record
 from storage.repositories.runs import TaskRuns
 
 log = get_logger(__name__)
-RETIRED = 75
-"""The exit code of a process that ended to be replaced (EX_TEMPFAIL)."""
 PARKED_SECONDS = 30.0
 """How long a run waits whose task this worker does not have: a rolling deploy may bring it."""
 
@@ -61,7 +58,7 @@ class Parts:
     get_engine: Callable[[], Engine]
     get_encoder: Callable[[], MessageEncoder]
     open_sink: Callable[[], MessageSink]
-    make_consumers: Callable[[OnDelivery, Callable[[], int], int], list[BrokerConsumer]]
+    make_consumers: Callable[[OnDelivery, Callable[[], int]], list[BrokerConsumer]]
     claim_ahead: int = 0
     window: int = 200
     lifespan: Lifespan = field(default_factory=Lifespan)
@@ -78,6 +75,7 @@ class RunBroker(dramatiq.Broker):
         self.worker_id = ""
         self._parts = parts
         self._publisher: Publisher | None = None
+        self._intake: Intake | None = None
         self._lock = threading.Lock()
         self._worker: dramatiq.Worker | None = None
         self._housekeepers: list[Housekeeper] = []
@@ -107,6 +105,14 @@ class RunBroker(dramatiq.Broker):
                 self._publisher = Publisher(self._parts.get_encoder(), self._parts.open_sink, self._wait_for_broker)
             return self._publisher
 
+    @property
+    def intake(self) -> Intake:
+        """Where runs are accepted in a transaction of their own."""
+        with self._lock:
+            if self._intake is None:
+                self._intake = Intake(self._parts.get_engine())
+            return self._intake
+
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         """A plain `actor.send()`: recorded like any other run, in a transaction of its own. `delay` in milliseconds."""
         task = self.task(message.actor_name)
@@ -115,10 +121,8 @@ class RunBroker(dramatiq.Broker):
             with session_scope(system=True, engine=self._parts.get_engine()) as session:
                 run_id = enqueue_tick(session, task, minute_of(scheduled_at))
             return message if run_id is None else message.copy(message_id=run_id)
-        arguments = {**dict(zip(inspect.signature(task.fn).parameters, message.args, strict=False)), **message.kwargs}
-        with session_scope(engine=self._parts.get_engine()) as session:
-            run_id, _ = record(session, Call(task, delay=delay / 1000 if delay else None), arguments)
-        return message.copy(message_id=run_id)
+        arguments = {**dict(zip(parameters_of(task), message.args, strict=False)), **message.kwargs}
+        return message.copy(message_id=self.intake.submit(Call(task, delay=delay / 1000 if delay else None), arguments))
 
     def declare_queue(self, queue_name: str) -> None:
         """Idempotent. No delay queue is ever announced, so the Worker starts no consumer for one."""
@@ -155,14 +159,14 @@ class RunBroker(dramatiq.Broker):
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> Consumer:
         """What the Worker's thread for a queue iterates over."""
-        return _QueueConsumer(self, queue_name, timeout / 1000)
+        return QueueConsumer(self, queue_name, timeout / 1000)
 
     def boot(self, worker: dramatiq.Worker) -> None:
         """Starts recorder, consumers and housekeeping for a Worker that is about to start its threads."""
         engine = self._parts.get_engine()
         self._worker = worker
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        worker.work_queue = _WorkQueue()  # type: ignore[assignment]
+        worker.work_queue = WorkQueue()  # type: ignore[assignment]
         queues = sorted(worker.consumer_whitelist or self.queues)
         hooks = RelayHooks(on_held=self._tell_of_held, on_suspects=self._offer_to_be_alone)
         self._relay = Relay(engine, self.publisher, self._parts.window, hooks)
@@ -174,7 +178,7 @@ class RunBroker(dramatiq.Broker):
             threads=worker.worker_threads,
             claim_ahead=self._parts.claim_ahead,
         )
-        self.consumers = self._parts.make_consumers(self.recorder.offer, self.recorder.room, worker.worker_threads)
+        self.consumers = self._parts.make_consumers(self.recorder.offer, self.recorder.room)
         self.life = Life(engine, self.recorder, worker, queues, self._parts.lifespan, self._retire)
         self.life.beat()  # the row exists before the first claim
         # Two threads: a broker that keeps the relay waiting must not stop the heart.
@@ -292,56 +296,3 @@ class RunBroker(dramatiq.Broker):
     def _wait_for_broker(self, run_ids: list[str]) -> None:
         with system_connection(self._parts.get_engine()) as connection:
             dispatch.wait_for_broker(connection, run_ids)
-
-
-def end_process(grace: float | None) -> None:
-    """What retiring means where nobody has said: SIGTERM to ourselves, and the end when the grace is over."""
-    os.kill(os.getpid(), signal.SIGTERM)
-    if grace is not None:
-        timer = threading.Timer(grace, os._exit, (RETIRED,))
-        timer.daemon = True
-        timer.start()
-
-
-class _QueueConsumer(Consumer):
-    """Nothing comes this way; it is how the Worker hands runs back."""
-
-    def __init__(self, broker: RunBroker, queue_name: str, timeout: float) -> None:
-        self._broker = broker
-        self._queue_name = queue_name
-        self._timeout = timeout
-
-    def __iter__(self) -> _QueueConsumer:
-        # Not earlier: ConsumerThread.consumer is set only after consume(), and a run that ended before could not be settled.
-        for consumer in self._broker.consumers:
-            consumer.subscribe(self._queue_name)
-        return self
-
-    def __next__(self) -> None:
-        time.sleep(self._timeout)  # the thread only has to notice pause and stop
-
-    def ack(self, message: MessageProxy) -> None:
-        """The worker thread is free; the broker is told after the outcome is committed."""
-        assert isinstance(message, RunMessage)
-        if message.outcome is None and message.claim is not None:
-            message.outcome = handed_back(message.claim)
-        self._broker.recorder.finished(message)
-
-    def nack(self, message: MessageProxy) -> None:
-        """The same; the outcome says that it is a dead letter."""
-        self.ack(message)
-
-    def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """The Worker stops and these were claimed and never started."""
-        for message in messages:
-            self.ack(message)
-
-
-class _WorkQueue(queue.SimpleQueue[Any]):
-    """Claimed runs on their way to a thread, in the recorder's order. The rest is what Worker.join and stop expect."""
-
-    unfinished_tasks = 0
-
-    def task_done(self) -> None: ...
-
-    def join(self) -> None: ...

@@ -106,7 +106,7 @@ def enqueue_by_name(
     """
     task = get_task(task_name)
     assert isinstance(task, Task)
-    call = _call_of(task, arguments, options or {}, idempotency_key)
+    call = call_of(task, arguments, options or {}, idempotency_key)
     run_id, is_new = record(session, call, arguments)
     return Accepted(TaskRuns(session).one(run_id), is_new)
 
@@ -133,8 +133,8 @@ def get_active_tasks(session: Session, limit: int = MAX_PAGE) -> list[TaskRun]:
 
 def get_queue_stats(session: Session) -> list[QueueStats]:
     """All queues in the order of their priority, with the numbers of runs the identity may see."""
-    counts = Counts(session).by_queue()
     known = [str(queue) for queue in Queue]
+    counts = Counts(session).by_queue(known)
     moment = now()
     return [
         QueueStats(
@@ -195,7 +195,7 @@ def parse_states(text: str | Sequence[str] | None) -> list[State]:
         raise InvalidInputError(f"A state is one of {', '.join(State)}.") from None
 
 
-def _call_of(task: Task[Any, Any], arguments: dict[str, Any], options: dict[str, Any], idempotency_key: str | None) -> Call[Any, Any]:
+def call_of(task: Task[Any, Any], arguments: dict[str, Any], options: dict[str, Any], idempotency_key: str | None) -> Call[Any, Any]:
     expires = options.get("expires")
     priority = options.get("priority") or "normal"
     if priority not in PRIORITIES:

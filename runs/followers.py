@@ -97,7 +97,7 @@ def _check(session: Session, steps: Sequence[Step], after: str | None) -> None:
     calls = {step.call for step in steps}
     if any(call.after or call.after_group or call.group for call in calls):
         raise InvalidInputError("What a step follows is said by its place in the chain or the group, and by `after`.")
-    if len({owner_of(session, call)[0] for call in calls}) > 1:
+    if len({owner_of(identity_of(session), call)[0] for call in calls}) > 1:
         raise TenantError("A chain or a group belongs to one tenant.")
     if steps:
         require_predecessor(session, replace(steps[0].call, after=after))
@@ -135,7 +135,7 @@ def _record_chain(session: Session, steps: Sequence[Step], after: str | None) ->
 
 
 def _follows(session: Session, run_id: str, previous: str, call: Call[Any, Any]) -> bool:
-    return followers.what_it_follows(session, run_id, owner_of(session, call)[0])[0] == previous
+    return followers.what_it_follows(session, run_id, owner_of(identity_of(session), call)[0])[0] == previous
 
 
 def _record_new(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) -> str:

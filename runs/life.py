@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ SPREAD = 0.1
 """Processes of one start are not all replaced at once: each ends up to a tenth before its limit."""
 Retire = Callable[[float | None], None]
 """Ends the process within so many seconds (None: within its ordinary grace)."""
+RETIRED = 75
+"""The exit code of a process that ended to be replaced (EX_TEMPFAIL)."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -133,6 +137,15 @@ class Life:
         if ending is Ending.HARD_LIMIT:
             self._recorder.abandon(message.run_id)
             self.retire("run_would_not_end", OVERRUN_GRACE_SECONDS)
+
+
+def end_process(grace: float | None) -> None:
+    """What retiring means where nobody has said: SIGTERM to ourselves, and the end when the grace is over."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    if grace is not None:
+        timer = threading.Timer(grace, os._exit, (RETIRED,))
+        timer.daemon = True
+        timer.start()
 
 
 def resident_bytes() -> int:

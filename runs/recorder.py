@@ -20,7 +20,7 @@ from runs.held import HeldRuns
 from runs.hooks import RecorderHooks, Wake
 from runs.message import RunMessage
 from runs.retry import ResultError, failed, handed_back
-from runs.waiting import WaitingMessages
+from runs.waiting import WaitingMessages, told
 from storage.outcomes import Claim, HeldLane, RecordRefusedError
 from storage.record import Record
 
@@ -156,7 +156,7 @@ class Recorder(threading.Thread):
             self._return_waiting()
         self._look_if_dry()
         wanted, lanes, duplicates = self._choose()
-        settle_all(_told(duplicates, Verdict.ACK))
+        settle_all(told(duplicates, Verdict.ACK))
         self._give_back_if_busy()
         done = list(self._unwritten)
         claimed = self._commit(done, wanted, lanes) if done or wanted or lanes else {}
@@ -334,7 +334,7 @@ class Recorder(threading.Thread):
             self._hooks.consume(True)
 
     def _return_waiting(self) -> None:
-        settle_all(_told(self._waiting.take_all(), Verdict.REQUEUE))
+        settle_all(told(self._waiting.take_all(), Verdict.REQUEUE))
 
     def _hand_back_the_rest(self) -> None:
         """Runs that did not end within the grace: their attempt did not happen, somebody else runs them."""
@@ -347,8 +347,4 @@ class Recorder(threading.Thread):
             self._commit(left, {})
             for message in left:
                 del self._held[message.run_id]
-            settle_all(_told(left, Verdict.ACK))
-
-
-def _told(messages: Iterable[RunMessage], verdict: Verdict) -> list[Settlement]:
-    return [(message.delivery, verdict) for message in messages if message.delivery is not None]
+            settle_all(told(left, Verdict.ACK))

@@ -75,13 +75,29 @@ def check_arguments(actor: Actor[..., Any], arguments: dict[str, Any]) -> dict[s
 
 def resources_in(actor: Actor[..., Any], arguments: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(argument, kind, id) for every argument that is the id of a tenant's row, lists of ids included."""
-    hints = get_type_hints(actor.fn, include_extras=True)
     found = []
-    for name, value in arguments.items():
-        kind = _resource_kind(hints.get(name))
-        if kind is not None and value is not None:
+    for name, kind in _resources(actor):
+        value = arguments.get(name)
+        if value is not None:
             found += [(name, kind, item) for item in (value if isinstance(value, list) else [value])]
     return found
+
+
+def has_resources(actor: Actor[..., Any]) -> bool:
+    """Whether an argument is the id of a tenant's row, to be looked up in the tenant's own session."""
+    return bool(_resources(actor))
+
+
+@cache
+def parameters_of(actor: Actor[..., Any]) -> tuple[str, ...]:
+    """The names of the actor's arguments in their order."""
+    return tuple(inspect.signature(actor.fn).parameters)
+
+
+@cache
+def _resources(actor: Actor[..., Any]) -> list[tuple[str, str]]:
+    kinds = {name: _resource_kind(hint) for name, hint in get_type_hints(actor.fn, include_extras=True).items() if name != "return"}
+    return [(name, kind) for name, kind in kinds.items() if kind is not None]
 
 
 def _resource_kind(hint: Any) -> str | None:
@@ -99,7 +115,7 @@ def _resource_kind(hint: Any) -> str | None:
 def _sentence(actor: Actor[..., Any], error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     name = ".".join(str(part) for part in first["loc"])
-    known = ", ".join(inspect.signature(actor.fn).parameters)
+    known = ", ".join(parameters_of(actor))
     if first["type"] == "missing":
         return f"{actor.actor_name} needs the argument {name}."
     if first["type"] == "extra_forbidden":

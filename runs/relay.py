@@ -113,7 +113,7 @@ class Relay:
         self._mind_barriers(todo)
         if todo.held:
             self._hooks.on_held()
-        if todo.suspects and not self.admission.turn_suspects():
+        if todo.suspects and self.admission.suspects_wait():
             self._hooks.on_suspects()
 
     def _mind_barriers(self, todo: ToDo) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from brokers.queues import Priority, Queue, policy_of
 from core.settings import get_settings
 from runs.current import current_run
 from runs.limits import watch
+from runs.registry import parameters_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,7 +115,7 @@ class Call(Generic[P, R]):
 
     def with_arguments(self, *args: P.args, **kwargs: P.kwargs) -> Step:
         """The task, its options and what to call it with."""
-        positional = zip(inspect.signature(self.task.fn).parameters, args, strict=False)
+        positional = zip(parameters_of(self.task), args, strict=False)
         return Step(self, {**dict(positional), **kwargs})
 
     @property

@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
+from brokers.consumer import Settlement, Verdict
 from runs.held import Urgency, urgency_of
 from runs.message import RunMessage
 
@@ -51,3 +52,8 @@ class WaitingMessages:
         """All of them."""
         heap, self._heap = self._heap, []
         return [message for _, _, message in heap]
+
+
+def told(messages: Iterable[RunMessage], verdict: Verdict) -> list[Settlement]:
+    """The settlements of those that came as messages."""
+    return [(message.delivery, verdict) for message in messages if message.delivery is not None]

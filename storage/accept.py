@@ -7,6 +7,7 @@ stands before another's run in a first-in-first-out queue.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -35,6 +36,7 @@ from storage import postgres
 from storage.expressions import db_now, db_now_plus
 from storage.models import Limit, Pause, TaskRun
 from storage.models.runs import HELD, PUBLISHED
+from storage.outcomes import NewRow
 from storage.states import State, WaitingFor
 from storage.types import Id, UtcDateTime
 
@@ -124,17 +126,18 @@ def look_at_lane(connection: Connection, lane: dict[str, Any], window: int) -> L
     return Lane(waiting_for, 0 if row.held or waiting_for is not WaitingFor.QUEUE else max(0, window - row.crowd), row.crowd)
 
 
-def accept_many(connection: Connection, common: dict[str, Any], runs: list[tuple[str, Any]], lane: Lane, grace: float) -> None:
-    """Records many due runs of one task and tenant: (id, arguments) of each, the other columns in common."""
+def accept_many(connection: Connection, common: dict[str, Any], rows: Sequence[NewRow], lane: Lane, grace: float) -> None:
+    """Records many due runs of one task and tenant; the other columns are common to all."""
     if connection.dialect.name == "postgresql":
-        postgres.accept_many(connection, common, runs, str(lane.waiting_for), lane.room, grace)
+        postgres.accept_many(connection, common, rows, str(lane.waiting_for), lane.room, grace)
         return
     for published in (True, False):
-        part = runs[: lane.room] if published else runs[lane.room :]
+        part = rows[: lane.room] if published else rows[lane.room :]
         times = {"publish_at": db_now_plus(grace) if published else null(), "created_at": db_now()}
-        values = {"state": State.PENDING, "attempt": 0, "fence": 0, "waiting_for": lane.waiting_for}
+        values = {**common, "state": State.PENDING, "attempt": 0, "fence": 0, "waiting_for": lane.waiting_for}
         if part:
-            connection.execute(insert(TaskRun).values(**times), [{**common, **values, "id": run_id, "args": args} for run_id, args in part])
+            own = [{"id": row.run_id, "args": row.args, "request_id": row.request_id} for row in part]
+            connection.execute(insert(TaskRun).values(**times), [values | each for each in own])
 
 
 @cache

@@ -7,6 +7,7 @@ outcome is written only for the fence it was claimed with, and only once.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
@@ -27,7 +28,7 @@ from sqlalchemy import (
 from storage import postgres
 from storage.barriers import is_limited, is_paused
 from storage.expressions import db_now, db_now_plus
-from storage.followers import is_followed
+from storage.followers import followed
 from storage.models import TaskAttempt, TaskRun
 from storage.models.runs import HELD
 from storage.outcomes import LOST_IN_COMPANY, Claim, HeldLane, Outcome, OwnRun
@@ -50,7 +51,6 @@ CLAIMED = (
     TaskRun.is_suspect,
     (TaskRun.is_suspect & (func.coalesce(TaskRun.reason, "") == LOST_IN_COMPANY)).label("was_lost_in_company"),
     TaskRun.group_id,
-    is_followed().label("is_followed"),
 )
 
 
@@ -132,7 +132,9 @@ def _claim(connection: Connection, worker_id: str, condition: ColumnElement[bool
         )
         .returning(*CLAIMED)
     )
-    return {row.id: Claim(*row) for row in connection.execute(statement)}
+    claims = [Claim(*row) for row in connection.execute(statement)]
+    waited_for = followed(connection, [claim.run_id for claim in claims]) if claims else set()
+    return {claim.run_id: replace(claim, is_followed=claim.run_id in waited_for) for claim in claims}
 
 
 def write_outcomes(connection: Connection, outcomes: Sequence[Outcome]) -> set[str]:

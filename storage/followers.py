@@ -202,7 +202,7 @@ def take_back(connection: Connection, run_id: str) -> None:
     One whose unique key a live run holds by now stays REVOKED, and so does what follows it. Repeated until there is none: a relay
     may have been on its way down the same chain.
     """
-    while connection.execute(_take_back(), {"run_id": run_id}).rowcount:
+    while connection.execute(_take_back(), {"run_id": run_id}).all():
         pass
 
 
@@ -216,6 +216,7 @@ def _take_back() -> Any:
         update(TaskRun)
         .where(TaskRun.id.in_(select(later.c.id)), TaskRun.state == State.REVOKED)
         .values(state=State.PENDING, waiting_for=WaitingFor.RUN, publish_at=None, attempt=0, **fresh)
+        .returning(TaskRun.id)  # SQLite's driver does not count the rows of a statement that begins with WITH
     )
 
 
@@ -234,14 +235,13 @@ def _may_wait(run: Any) -> ColumnElement[bool]:
     return or_(run.waiting_for == WaitingFor.RUN, and_(run.state == State.REVOKED, run.reason == PREDECESSOR_FAILED, ~is_held))
 
 
-# What a follower may ask.
+# Who follows whom.
 
 
-def is_followed() -> ColumnElement[bool]:
-    """Whether runs wait for the end of a run; for what a claim returns."""
-    follower = aliased(TaskRun)
-    waits = and_(follower.waiting_for == literal_column("'run'"), follower.after_run_id == TaskRun.id)
-    return exists(select(literal(1)).where(waits).correlate(TaskRun))
+def followed(connection: Connection, run_ids: Sequence[str]) -> set[str]:
+    """Those of the runs that others wait for."""
+    found = connection.scalars(select(TaskRun.after_run_id).where(WAITS, TaskRun.after_run_id.in_(run_ids)).distinct())
+    return {run_id for run_id in found if run_id is not None}
 
 
 def has_members(session: Session, group_id: str, tenant_id: str) -> bool:

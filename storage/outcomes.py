@@ -80,6 +80,15 @@ OwnRun = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class NewRow:
+    """What many runs that are accepted together do not have in common."""
+
+    run_id: str
+    args: dict[str, Any]
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class HeldLane:
     """Held runs of one tenant, queue and priority: claim up to `wanted` of those whose id is greater than `after`."""
 

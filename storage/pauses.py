@@ -58,12 +58,12 @@ def _scope(connection: Connection, kind: str, name: str, *, by_queue: bool) -> l
     return [*queues, TaskRun.tenant_id == name]
 
 
-def turn_suspects(connection: Connection) -> int:
-    """Turns the paused among the runs that wait to run alone, so that no process empties itself for them. Returns how many."""
-    due = select(TaskRun.id).where(text("is_suspect"), IS_WAITING, TaskRun.publish_at <= db_now(), is_paused()).limit(BATCH)
-    run_ids = connection.scalars(due.with_for_update(skip_locked=True)).all()
-    wait_behind(connection, WaitingFor.PAUSE, run_ids)
-    return len(run_ids)
+def suspects_wait(connection: Connection) -> bool:
+    """Whether there are runs to be run alone. Turns the paused among them first: no process is to empty itself for those."""
+    due = select(TaskRun.id).where(text("is_suspect"), IS_WAITING, TaskRun.publish_at <= db_now())
+    paused = connection.scalars(due.where(is_paused()).limit(BATCH).with_for_update(skip_locked=True)).all()
+    wait_behind(connection, WaitingFor.PAUSE, paused)
+    return connection.execute(due.limit(1)).first() is not None
 
 
 def end(connection: Connection, kind: str, name: str) -> None:

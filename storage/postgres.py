@@ -10,7 +10,7 @@ import psycopg2
 from sqlalchemy import Connection, Engine, text
 
 from core.tenancy import Identity
-from storage.outcomes import Claim, HeldLane, Outcome, OwnRun, RecordRefusedError
+from storage.outcomes import Claim, HeldLane, NewRow, Outcome, OwnRun, RecordRefusedError
 from storage.states import FINAL
 
 _BIND = text(
@@ -156,24 +156,40 @@ def held_lanes(connection: Connection, queues: Sequence[str], limit: int) -> lis
     return [HeldLane(queue, tenant_id, priority, BEFORE_ANY_ID) for queue, tenant_id, priority in rows]
 
 
+_FIRST_HELD = text(
+    _HELD_LANES.text.replace("SELECT queue, tenant_id::text, priority FROM lane WHERE queue = ANY (:queues)", "SELECT id::text FROM lane")
+)
+
+
+def first_held(connection: Connection, limit: int) -> list[str]:
+    """The first held run of each lane, of so many lanes."""
+    return list(connection.scalars(_FIRST_HELD, {"limit": limit}))
+
+
 _ACCEPT_MANY = """
-    INSERT INTO task_runs ({columns}, id, args, state, attempt, fence, is_suspect, created_at, waiting_for, publish_at)
-    SELECT {values}, run.id, run.args::jsonb, 'PENDING', 0, 0, false, statement_timestamp(), %(waiting_for)s,
+    INSERT INTO task_runs ({columns}, id, args, request_id, state, attempt, fence, is_suspect, created_at, waiting_for, publish_at)
+    SELECT {values}, run.id, run.args::jsonb, run.request_id, 'PENDING', 0, 0, false, statement_timestamp(), %(waiting_for)s,
            CASE WHEN run.place <= %(room)s THEN statement_timestamp() + make_interval(secs => %(grace)s) END
-    FROM unnest(%(ids)s::uuid[], %(arguments)s::text[]) WITH ORDINALITY AS run (id, args, place)"""
+    FROM unnest(%(ids)s::uuid[], %(arguments)s::text[], %(request_ids)s::text[]) WITH ORDINALITY
+         AS run (id, args, request_id, place)"""
 
 
 def accept_many(
-    connection: Connection, common: Mapping[str, Any], runs: Sequence[tuple[str, Any]], waiting_for: str, room: int, grace: float
+    connection: Connection, common: Mapping[str, Any], rows: Sequence[NewRow], waiting_for: str, room: int, grace: float
 ) -> None:
-    """See storage/accept.py. Two arrays: the columns in common are sent once."""
+    """See storage/accept.py. Three arrays: the columns in common are sent once."""
     given = {name: value for name, value in common.items() if value is not None}
-    values = ", ".join(f"%({name})s{'::uuid' if name.endswith('_id') and name != 'request_id' else ''}" for name in given)
-    statement = _ACCEPT_MANY.format(columns=", ".join(given), values=values)
-    ids = [run_id for run_id, _ in runs]
-    arguments = [orjson.dumps(args).decode() for _, args in runs]
-    parameters = {**given, "ids": ids, "arguments": arguments, "waiting_for": waiting_for, "room": room, "grace": grace}
-    connection.exec_driver_sql(statement, parameters)
+    values = ", ".join(f"%({name})s{'::uuid' if name.endswith('_id') else ''}" for name in given)
+    parameters = {
+        **given,
+        "ids": [row.run_id for row in rows],
+        "arguments": [orjson.dumps(row.args).decode() for row in rows],
+        "request_ids": [row.request_id for row in rows],
+        "waiting_for": waiting_for,
+        "room": room,
+        "grace": grace,
+    }
+    connection.exec_driver_sql(_ACCEPT_MANY.format(columns=", ".join(given), values=values), parameters)
 
 
 _EXECUTE = "EXECUTE mailroom_turn (%s, %s::uuid[], %s::uuid[], %s, %s::uuid[], %s::text[], %s::uuid[], %s::int[], %s::uuid[], %s::int[])"

@@ -14,11 +14,12 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import Acting, ActingNow
 from api.bodies import JsonRoute
+from api.filters import tenant_id_of
 from api.shapes import AcceptedRun, RunPageView, RunRow, RunView
-from core.errors import InvalidInputError, NotFoundError
+from core.errors import InvalidInputError
 from runs.control import enqueue_by_name, get_task_status, is_ready, list_runs, parse_states, replay, revoke
 from storage.repositories.runs import RunFilter
-from storage.repositories.tenants import Tenants
+from storage.states import WaitingFor
 
 router = APIRouter(route_class=JsonRoute, tags=["tasks"])
 POLL_SECONDS = 0.2
@@ -46,6 +47,14 @@ class TaskOptions(BaseModel):
         if isinstance(value, datetime) and not 2000 <= value.year <= 2200:
             raise ValueError("the year must lie between 2000 and 2200")
         return value
+
+
+class RevokeRequest(BaseModel):
+    """`terminate`: by force, and not at the next checkpoint."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    terminate: bool = False
 
 
 class TaskRequest(BaseModel):
@@ -76,16 +85,20 @@ def accept(
     idempotency_key: str | None = None,
 ) -> AcceptedRun:
     """What every route that enqueues does. Tenant and user beside the arguments must be the key's, and are then left out."""
-    named = {name: arguments.get(name) for name in ("tenant_id", "user_id")}
-    if any(value is not None and not isinstance(value, str) for value in named.values()):
-        raise InvalidInputError("tenant_id and user_id are ids in text form.")
-    acting = acting.narrowed_to(named["tenant_id"], named["user_id"])
-    remaining = {name: value for name, value in arguments.items() if name not in named}
-    with acting.session() as session:
-        accepted = enqueue_by_name(session, task, remaining, options, idempotency_key=_unquoted(idempotency_key))
+    tenant, user, remaining = split_owner(arguments)
+    with acting.narrowed_to(tenant, user).session() as session:
+        accepted = enqueue_by_name(session, task, remaining, options, idempotency_key=unquoted(idempotency_key))
     answer = AcceptedRun.of(accepted.run)
     response.headers["Location"] = answer.href
     return answer
+
+
+def split_owner(arguments: Arguments) -> tuple[str | None, str | None, Arguments]:
+    """Tenant and user as they stand beside the arguments, and the arguments without them. Raises InvalidInputError."""
+    named = {name: arguments.get(name) for name in ("tenant_id", "user_id")}
+    if any(value is not None and not isinstance(value, str) for value in named.values()):
+        raise InvalidInputError("tenant_id and user_id are ids in text form.")
+    return named["tenant_id"], named["user_id"], {name: value for name, value in arguments.items() if name not in named}
 
 
 @router.get("/api/tasks")
@@ -97,13 +110,15 @@ def list_tasks(
     task: Annotated[str | None, Query(max_length=200)] = None,
     tenant: Annotated[str | None, Query(max_length=100)] = None,
     q: Annotated[str | None, Query(max_length=200)] = None,
+    waiting_for: Annotated[str | None, Query(max_length=100, alias="waitingFor")] = None,
     cursor: Annotated[str | None, Query(max_length=300)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> RunPageView:
-    """Runs, the newest first. `state` takes several, separated by commas; `q` is an id's beginning or part of a task's name."""
+    """Runs, the newest first. `state` takes several, separated by commas, as does `waitingFor`; `q` is an id's beginning
+    or part of a task's name."""
     with acting.session() as session:
-        tenant_id = _tenant_id(Tenants(session), acting, tenant) if tenant else None
-        narrowed = RunFilter(parse_states(state), queue or None, task or None, tenant_id, q or None)
+        tenant_id = tenant_id_of(session, acting, tenant)
+        narrowed = RunFilter(parse_states(state), queue or None, task or None, tenant_id, q or None, waiting_for=_parse_waits(waiting_for))
         page = list_runs(session, narrowed, cursor=cursor, limit=limit)
     return RunPageView(items=[RunRow.of(run) for run in page.runs], next_cursor=page.next_cursor)
 
@@ -125,10 +140,13 @@ async def get_task(task_id: str, request: Request, acting: ActingNow, wait: Anno
 
 
 @router.post("/api/tasks/{task_id}/revoke")
-def revoke_task(task_id: str, acting: ActingNow) -> RunView:
-    """End a run that waits."""
+def revoke_task(task_id: str, acting: ActingNow, body: RevokeRequest | None = None) -> RunView:
+    """End a run: one that waits at once, one that runs at its next checkpoint, with `terminate` by force within seconds.
+
+    The answer to the latter is STARTED with `revokeRequested`; whatever its actor does, the run ends as REVOKED.
+    """
     with acting.session() as session:
-        revoke(session, task_id)
+        revoke(session, task_id, terminate=body is not None and body.terminate)
         return RunView.of(get_task_status(session, task_id))
 
 
@@ -148,16 +166,14 @@ async def _is_over(request: Request) -> bool:
     return request.app.state.stopping.is_set() or await request.is_disconnected()
 
 
-def _tenant_id(tenants: Tenants, acting: Acting, named: str) -> str:
-    """A foreign tenant is as unknown as none."""
-    if not acting.identity.is_system:
-        if named in {acting.identity.tenant_id, tenants.names().get(acting.identity.tenant_id)}:
-            return acting.identity.tenant_id
-        raise NotFoundError("There is no tenant with this id.")
-    return tenants.find(named).id
+def _parse_waits(text: str | None) -> list[WaitingFor]:
+    try:
+        return [WaitingFor(name.strip().lower()) for name in (text or "").split(",") if name.strip()]
+    except ValueError:
+        raise InvalidInputError(f"A run waits for one of {', '.join(WaitingFor)}.") from None
 
 
-def _unquoted(key: str | None) -> str | None:
+def unquoted(key: str | None) -> str | None:
     """The header's draft wants a quoted string; everybody sends it bare."""
     if key is not None and len(key) > 2 and key[0] == key[-1] == '"':
         return key[1:-1]

@@ -13,18 +13,19 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Select, TextClause, and_, func, literal, select, text, union_all
 
+from storage import postgres
 from storage.models import TaskRun
 from storage.models.runs import DEAD, EXCEPTIONS, HELD, LIMITED, LIMITED_BY_HOST, PUBLISHED
 from storage.repositories.base import Repository
 from storage.states import State, WaitingFor
 
-BUDGET = 100_000
-"""So many index entries are read at most of what waits in queues: about 30 ms."""
-LOWEST_CAP = 10_000
+BUDGET = 50_000
+"""So many index entries are read at most of what waits in queues: about 20 ms."""
+LOWEST_CAP = 5_000
 CAPS = ((1, BUDGET), (2, BUDGET // 2), (5, BUDGET // 5))
 """Up to so many busy queues, each is counted so far; more share LOWEST_CAP each."""
-NEWEST = 10_000
-LOOKED_AT = 5_000
+NEWEST = 1_000
+LOOKED_AT = 1_000
 PRIORITIES = (0, 1, 2)
 ELSEWHERE = {
     LIMITED: None,
@@ -35,18 +36,13 @@ ELSEWHERE = {
 }
 """What waits for something else than its queue, by the condition of its index; a tuple narrows what the index holds."""
 
-_FIRST_OF_LANES = text(f"""
-    WITH RECURSIVE lane (queue, tenant_id, priority, id) AS (
-        SELECT * FROM (SELECT queue, tenant_id, priority, id FROM task_runs WHERE {HELD}
-                       ORDER BY queue, tenant_id, priority, id LIMIT 1) AS start
+_QUEUES = """
+    WITH RECURSIVE found (queue) AS (
+        SELECT (SELECT queue FROM task_runs WHERE {condition} ORDER BY queue LIMIT 1)
         UNION ALL
-        SELECT run.queue, run.tenant_id, run.priority, run.id
-        FROM lane JOIN task_runs run ON run.id = (
-            SELECT following.id FROM task_runs following
-            WHERE following.waiting_for = 'queue' AND following.publish_at IS NULL
-              AND (following.queue, following.tenant_id, following.priority) > (lane.queue, lane.tenant_id, lane.priority)
-            ORDER BY following.queue, following.tenant_id, following.priority, following.id LIMIT 1)
-    ) SELECT id FROM lane LIMIT {LOOKED_AT}""").columns(TaskRun.id)  # noqa: S608  (our own text)
+        SELECT (SELECT run.queue FROM task_runs run WHERE {condition} AND run.queue > found.queue ORDER BY run.queue LIMIT 1)
+        FROM found WHERE found.queue IS NOT NULL
+    ) SELECT queue FROM found WHERE queue IS NOT NULL"""
 Numbers = dict[str, Counter[str]]
 Condition = ColumnElement[bool] | TextClause
 
@@ -66,8 +62,12 @@ class RunCounts:
 class Counts(Repository):
     """Of the runs the identity may see."""
 
-    def by_queue(self) -> RunCounts:
-        """Every queue that has runs."""
+    _known: Iterable[str] = ()
+
+    def by_queue(self, known: Sequence[str]) -> RunCounts:
+        """Every queue that has runs. `known` are those there should be; a tenant's others are found among its newest runs only."""
+        recent = self._recent()
+        self._known = {*known, *recent}
         in_queue, are_short = self._in_queues()
         elsewhere, are_cut = self._elsewhere()
         retries, dead = self._of_state(State.RETRY, EXCEPTIONS), self._of_state(State.FAILURE, DEAD)
@@ -83,7 +83,6 @@ class Counts(Repository):
             capped |= {
                 (queue, str(state)) for state, found in ((State.RETRY, retries), (State.FAILURE, dead)) if found[queue] >= LOWEST_CAP
             }
-        recent = self._recent()
         looked_at = sum(numbers.total() for numbers in recent.values())
         return RunCounts(live, recent, looked_at, frozenset(capped), self.oldest_waiting(sorted(in_queue)))
 
@@ -106,16 +105,11 @@ class Counts(Repository):
         return sorted({queue for condition in (PUBLISHED, HELD) for queue in self._queues_of(condition)})
 
     def _queues_of(self, condition: str) -> Iterable[str]:
-        """A loose scan of an index that begins with the queue: a probe for each queue, whatever it holds."""
-        last = ""
-        while True:
-            mine = select(TaskRun.queue).where(text(condition), TaskRun.queue > last)
-            queue = self.session.scalar(mine.order_by(TaskRun.queue).limit(1))
-            if queue is None:
-                return
-            last = queue
-            if self.identity.is_system or self.session.scalar(self._some(queue, text(condition)).limit(1)) is not None:
-                yield queue
+        """A loose scan of an index that begins with the queue: a probe for each queue, whatever it holds.
+
+        Not for a tenant: it would step over everything the others have.
+        """
+        return self.session.scalars(text(_QUEUES.format(condition=condition))) if self.identity.is_system else self._known
 
     def _of_state(self, state: State, condition: str) -> Counter[str]:
         wanted = and_(text(condition), TaskRun.state == state)
@@ -171,10 +165,17 @@ class Counts(Repository):
     def _oldest_held(self, queues: Sequence[str]) -> list[tuple[str, datetime | None]]:
         """The lanes are found by a loose scan; a tenant's own are known."""
         if self.identity.is_system:
-            first = TaskRun.id.in_(list(self.session.scalars(_FIRST_OF_LANES)))
+            first = TaskRun.id.in_(self._first_held())
             rows = self.session.execute(select(TaskRun.queue, func.min(TaskRun.created_at)).where(first).group_by(TaskRun.queue))
             return [(row[0], row[1]) for row in rows]
         return [(queue, self.session.scalar(self._first_of_lane(queue, priority))) for queue in queues for priority in PRIORITIES]
+
+    def _first_held(self) -> list[str]:
+        connection = self.session.connection()
+        if connection.dialect.name == "postgresql":
+            return postgres.first_held(connection, LOOKED_AT)
+        lanes = (TaskRun.queue, TaskRun.tenant_id, TaskRun.priority)
+        return list(self.session.scalars(select(func.min(TaskRun.id)).where(text(HELD)).group_by(*lanes).limit(LOOKED_AT)))
 
     def _first_of_lane(self, queue: str, priority: int) -> Select[datetime]:
         lane = self._some(queue, and_(text(HELD), TaskRun.priority == priority))

@@ -18,6 +18,7 @@ from storage.accept import PLAIN, Lane, accept_many, accept_statement, look_at_l
 from storage.expressions import db_now
 from storage.models import TaskAttempt, TaskRun
 from storage.models.runs import EXCEPTIONS
+from storage.outcomes import NewRow
 from storage.repositories.base import Repository
 from storage.states import FINAL, LIVE, WAITING, Ending, State, WaitingFor, sources_of
 
@@ -67,6 +68,7 @@ class Recorded:
     is_published: bool = False
     crowd: int = 0
     is_limited: bool = False
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +130,20 @@ class TaskRuns(Repository):
             return self._holder_of_key(run, grace, window)
         return Recorded(run_id, is_new=True, is_published=bool(inserted[1]), crowd=inserted[2], is_limited=inserted[0] == WaitingFor.LIMIT)
 
-    def insert_many(
-        self, run: NewRun, arguments: Sequence[dict[str, Any]], grace: float, window: int, ids: Sequence[str] = ()
-    ) -> list[Recorded]:
-        """Records due runs that differ in their arguments only (those of `run` are not used), in the order given."""
+    def insert_many(self, run: NewRun, rows: Sequence[NewRow], grace: float, window: int) -> list[Recorded]:
+        """Records due runs that differ in what a NewRow has (of `run` the rest is used), in the order given."""
         connection = self.session.connection()
         names = ("queue", "task", "tenant_id", "mail_host")
         if run.after_run_id is not None:
             lane = Lane(WaitingFor.RUN, room=0, crowd=0)
         else:
             lane = look_at_lane(connection, {name: getattr(run, name) for name in names}, window)
-        rows = list(zip(ids or [new_id() for _ in arguments], arguments, strict=True))
-        common = {name: getattr(run, name) for name in PLAIN if name not in {"id", "args"}}
+        common = {name: getattr(run, name) for name in PLAIN if name not in {"id", "args", "request_id"}}
         accept_many(connection, common, rows, lane, grace)
         is_limited = lane.waiting_for is WaitingFor.LIMIT
-        return [Recorded(run_id, True, place < lane.room, lane.crowd + place, is_limited) for place, (run_id, _) in enumerate(rows)]
+        return [
+            Recorded(row.run_id, True, place < lane.room, lane.crowd + place, is_limited, row.request_id) for place, row in enumerate(rows)
+        ]
 
     def _holder_of_key(self, run: NewRun, grace: float, window: int) -> Recorded:
         if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -64,8 +63,8 @@ class Mails:
 
 
 @pytest.fixture
-def mails(world: World) -> Iterator[Mails]:
-    yield Mails()
+def mails(world: World) -> Mails:
+    return Mails()
 
 
 def limit(world: World, who: Identity | str, concurrency: int | None = None, per_minute: int | None = None) -> None:

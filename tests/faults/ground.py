@@ -28,7 +28,7 @@ from tests.servers.rabbitmq import RabbitMq
 from tests.servers.redis import Redis
 
 PROCESSES, THREADS = 2, 8
-STOP_GRACE = 3
+STOP_GRACE = 2
 HEAL_SECONDS = 30.0
 FLEET = [sys.executable, "-m", "tests.faults.fleet"]
 _RUNS = """

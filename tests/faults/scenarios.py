@@ -51,8 +51,8 @@ def tree_sigkill(trial: Trial) -> None:
 
 
 def _amid_work(trial: Trial, kill: Callable[[], None]) -> None:
-    """While some runs that take a second are certainly going on, so that there are orphans."""
-    runs = [trial.enqueue("lingers", seconds=1.0) for _ in range(8)]
+    """While some runs that take a while are certainly going on, so that there are orphans."""
+    runs = [trial.enqueue("lingers", seconds=0.7) for _ in range(8)]
     trial.begun(runs[-1])
     kill()
 
@@ -70,7 +70,7 @@ def sigterm_under_load(trial: Trial) -> None:
 def sigterm_long_runs(trial: Trial) -> None:
     """Runs that do not end within the grace are handed back: their attempt is not spent, and nobody runs them beside the old one."""
     old, trial.ground.fleet = trial.ground.fleet, trial.ground.start_fleet()
-    runs = [trial.enqueue("lingers", seconds=5.0 * STOP_GRACE) for _ in range(12)]
+    runs = [trial.enqueue("lingers", seconds=4.0 * STOP_GRACE) for _ in range(12)]
     eventually(lambda: len(trial.executions_of(*runs)) == len(runs), "all of them begin", 20)
     leaving = set(old.children())
     interrupted = [execution.run_id for execution in trial.executions_of(*runs) if execution.pid in leaving]
@@ -84,9 +84,9 @@ def sigterm_long_runs(trial: Trial) -> None:
 
 def poison(trial: Trial) -> None:
     """Two that kill their process, in company of others that take a while."""
-    neighbours = [trial.enqueue("lingers", seconds=1.5) for _ in range(4)]
+    neighbours = [trial.enqueue("lingers", seconds=1.0) for _ in range(4)]
     poisons = [trial.enqueue("poison") for _ in range(2)]
-    neighbours += [trial.enqueue("lingers", seconds=0.3) for _ in range(20)]
+    neighbours += [trial.enqueue("lingers", seconds=0.3) for _ in range(8)]
     trial.allowed = replace(trial.allowed, failures=dict.fromkeys(poisons, POISON_ATTEMPTS), unspent=frozenset(neighbours))
     eventually(lambda: trial.ground.unfinished([*poisons, *neighbours]) == 0, "poison and neighbours have ended", 150)
 
@@ -107,7 +107,7 @@ def clock_jump(trial: Trial) -> None:
         before = trial.executed_by(worker.pid)
         offset.write_text(jump)
         runs = [trial.enqueue("slow") for _ in range(40)]
-        trial.pause(8)
+        trial.pause(4)
         eventually(lambda: trial.ground.unfinished(runs) == 0, "they end", 30)  # noqa: B023  (called at once)
         trial.note(f"{trial.executed_by(worker.pid) - before} runs by the worker whose clock is {jump} s off")
     assert trial.executed_by(worker.pid), "the worker with the false clock did nothing"
@@ -117,7 +117,7 @@ def disk_full(trial: Trial) -> None:
     """The log volume is full: nobody reads the logs now, the work goes on, and the end is in good order."""
     with small_volume(trial.ground.mailroom.directory) as log:
         worker = trial.ground.start_worker(log)
-        for _ in range(3):
+        for _ in range(2):
             runs = [trial.enqueue("slow") for _ in range(60)]
             eventually(lambda: trial.ground.unfinished(runs) == 0, "they end", 30)  # noqa: B023  (called at once)
         trial.note(f"{trial.executed_by(worker.pid)} runs by the worker that logs to {log}")
@@ -148,7 +148,7 @@ def rabbitmq_frozen(trial: Trial) -> None:
 
 
 def connections_closed(trial: Trial) -> None:
-    for _ in range(4):
+    for _ in range(3):
         trial.ground.rabbitmq.close_all_connections()
 
 
@@ -336,7 +336,7 @@ SCENARIOS = (
     Scenario("rabbitmq-restart", "RabbitMQ stops and starts.", rabbitmq_restart, RABBITMQ),
     Scenario("rabbitmq-sigkill", "RabbitMQ is killed and starts.", rabbitmq_sigkill, RABBITMQ),
     Scenario("rabbitmq-frozen", "RabbitMQ is frozen (SIGSTOP) for 30 s.", rabbitmq_frozen, RABBITMQ),
-    Scenario("connections-closed", "RabbitMQ closes every connection, four times.", connections_closed, RABBITMQ),
+    Scenario("connections-closed", "RabbitMQ closes every connection, three times.", connections_closed, RABBITMQ),
     Scenario("queues-deleted", "The queues are deleted with their messages.", queues_deleted, EVERYTHING),
     Scenario("queues-purged", "The queues are purged.", queues_purged, EVERYTHING),
     Scenario("rabbitmq-wiped", "RabbitMQ is killed and loses its data directory.", rabbitmq_wiped, EVERYTHING),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,11 +11,11 @@ import pytest
 from tests.acceptance.installation import eventually, tell
 from tests.faults.audit import Allowed, Attempt, AuditError, Books, Run
 from tests.faults.effects import Execution
-from tests.faults.ground import Ground
+from tests.faults.ground import Ground, kill_process
 from tests.faults.scenarios import BY_NAME
-from tests.faults.trial import Size, Trial
+from tests.faults.trial import Report, Size, Trial
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 # False books.
 
@@ -135,39 +133,51 @@ def mutated(ground: Ground, mutant: str) -> Iterator[Trial]:
         ground.heal()
 
 
-def test_without_confirms_messages_are_lost_and_the_auditor_sees_it(ground: Ground) -> None:
-    """They are in the record, so they wait, and nobody looks for them any more."""
-
+def without_confirms(ground: Ground) -> Report:
     def kill_rabbitmq(trial: Trial) -> None:
-        with trial.ground.frozen_workers():
-            trial.ground.rabbitmq.freeze()  # what is written now is lost
+        with ground.frozen_workers():
+            ground.rabbitmq.freeze()  # what is written now is lost
             eventually(lambda: not trial.producing, "the producers are done")
-            trial.ground.rabbitmq.kill()
-        trial.ground.rabbitmq.start()
+            ground.rabbitmq.kill()
+        ground.rabbitmq.start()
 
     with mutated(ground, "no-confirms") as trial:
-        report = trial.run(kill_rabbitmq)
+        return trial.run(kill_rabbitmq)
+
+
+def acknowledged_early(ground: Ground) -> Report:
+    def kill_everybody(trial: Trial) -> None:
+        runs = [trial.enqueue("lingers", seconds=2.0) for _ in range(8)]
+        trial.begun(runs[-1])
+        for pid in ground.workers():
+            kill_process(pid)
+
+    with mutated(ground, "early-ack") as trial:
+        trial.allowed = Allowed(losses=True)
+        return trial.run(kill_everybody, produce=False)
+
+
+def without_fence(ground: Ground) -> Report:
+    scenario = BY_NAME["worker-cut-off"]
+    with mutated(ground, "no-fence") as trial:
+        trial.allowed = scenario.allowed
+        return trial.run(scenario.fault, produce=False)
+
+
+@pytest.mark.trial("no-confirms", without_confirms)
+def test_without_confirms_messages_are_lost_and_the_auditor_sees_it(report: Report) -> None:
+    """The runs are in the record, so they wait, and nobody looks for them any more."""
     tell(report.line())
     assert any("wait, and nothing comes of it" in problem for problem in report.problems)
 
 
-def test_acknowledged_before_the_outcome_runs_vanish_and_the_auditor_sees_it(ground: Ground) -> None:
-    def kill_everybody(trial: Trial) -> None:
-        runs = [trial.enqueue("lingers", seconds=2.0) for _ in range(8)]
-        trial.begun(runs[-1])
-        for pid in trial.ground.workers():
-            os.kill(pid, signal.SIGKILL)
-
-    with mutated(ground, "early-ack") as trial:
-        trial.allowed = Allowed(losses=True)
-        report = trial.run(kill_everybody, produce=False)
+@pytest.mark.trial("early-ack", acknowledged_early)
+def test_acknowledged_before_the_outcome_runs_vanish_and_the_auditor_sees_it(report: Report) -> None:
     tell(report.line())
     assert any("SUCCESS in the record and never executed" in problem for problem in report.problems)
 
 
-def test_without_the_fence_a_robbed_worker_overrules_and_the_auditor_sees_it(ground: Ground) -> None:
-    with mutated(ground, "no-fence") as trial:
-        trial.allowed = BY_NAME["worker-cut-off"].allowed
-        report = trial.run(BY_NAME["worker-cut-off"].fault, produce=False)
+@pytest.mark.trial("no-fence", without_fence)
+def test_without_the_fence_a_robbed_worker_overrules_and_the_auditor_sees_it(report: Report) -> None:
     tell(report.line())
     assert any("the result is of an execution that did not hold the run" in problem for problem in report.problems)

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.acceptance.installation import tell
-from tests.conftest import missing
 from tests.faults.campaign import attempt
-from tests.faults.ground import Ground
 from tests.faults.scenarios import KNOWN_FAILURES, SCENARIOS, Scenario
-from tests.faults.trial import Size
-from tests.servers.process import MissingServerError
+from tests.faults.trial import Report, Size
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 SIZE = Size(runs=300, rate=150.0, scale=0.25, patience=45.0)
 SEED = 1
 
 
 def parameter(scenario: Scenario) -> object:
+    trial = pytest.mark.trial(scenario.name, partial(attempt, scenario=scenario, size=SIZE, seed=SEED))
     reason = KNOWN_FAILURES.get(scenario.name)
-    return pytest.param(scenario, id=scenario.name, marks=[pytest.mark.xfail(reason=reason, strict=False)] if reason else [])
+    return pytest.param(id=scenario.name, marks=[trial, *([pytest.mark.xfail(reason=reason, strict=False)] if reason else [])])
 
 
-@pytest.mark.parametrize("scenario", [parameter(each) for each in SCENARIOS])
-def test_nothing_accepted_is_lost(scenario: Scenario, ground: Ground, pytestconfig: pytest.Config) -> None:
-    try:
-        report = attempt(ground, scenario, SIZE, SEED)
-    except MissingServerError as error:
-        missing(pytestconfig, str(error))
+@pytest.mark.parametrize((), [parameter(each) for each in SCENARIOS])
+def test_nothing_accepted_is_lost(report: Report) -> None:
     tell(report.line())
     assert report.problems == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import re
 import signal
@@ -11,16 +12,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import httpx
+
 from tests.acceptance.installation import Program, eventually
 from tests.faults.audit import Allowed, AuditError, Books
 from tests.faults.effects import Execution
 from tests.faults.ground import FLEET, THREADS, Ground, kill_process
+from tests.servers.process import ServerStartError
 
 ACCEPTED = re.compile(r"^accepted (\S+) (\S+)$", re.MULTILINE)
 REFUSED = re.compile(r"^refused ", re.MULTILINE)
 FAILED = re.compile(r"^failed \S+ (\S+)$", re.MULTILINE)
 POSTED_AT_MOST = 5000
-_next_number = 1
+EXTRA_AT_MOST = 10_000
+_numbers = itertools.count(1)
+"""Every trial of a session has runs with numbers of its own."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,13 @@ class Trial:
     """What a scenario works with. Its chance is seeded, so that the same seed breaks the same things in the same order."""
 
     def __init__(self, ground: Ground, size: Size, name: str, seed: int) -> None:
-        global _next_number  # every run of a session has a number of its own
         self.ground = ground
         self.size = size
         self.chance = random.Random(f"{name} {seed}")
         self.report = Report(name, seed)
         self.killed: dict[int, float] = {}
         self.allowed = Allowed()
-        self._first, _next_number = _next_number, _next_number + size.runs + 10_000
+        self._first = next(_numbers) * 10_000_000
         self._extra: list[str] = []
         self._producers: list[Program] = []
         self._effects_from = ground.effects_size()
@@ -124,9 +129,19 @@ class Trial:
             time.sleep(0.1)
 
     def enqueue(self, task: str, **arguments: Any) -> str:
-        """One run more, over HTTP; it counts as accepted. Its id."""
+        """One run more, over HTTP, asked for again while the database is away; it counts as accepted. Its id."""
         number = self._first + self.size.runs + len(self._extra)
-        run_id = self.ground.tenants[0].enqueue("/api/tasks", {"task": task, "args": {"number": number, **arguments}})
+        body = {"task": task, "args": {"number": number, **arguments}}
+        key = {"Idempotency-Key": f"extra-{number}"}
+
+        def accepted() -> str | None:
+            answer = self.ground.tenants[0].http.post("/api/tasks", json=body, headers=key)
+            if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and self.allowed.refusals:
+                return None
+            assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+            return str(answer.json()["taskId"])
+
+        run_id = str(eventually(accepted, "one run more is accepted", 60))
         self._extra.append(run_id)
         return run_id
 
@@ -165,14 +180,14 @@ class Trial:
     # Its course.
 
     def run(self, fault: Callable[[Trial], None], *, produce: bool = True) -> Report:
-        """Produce, break, settle, audit. Never raises what the auditor found: that is in the report."""
+        """Produce, break, settle, audit. What the auditor found, and what kept it from looking, is in the report and never raised."""
         began = time.monotonic()
         try:
             if produce:
                 self._produce()
             fault(self)
             self._settle()
-        except AssertionError as error:
+        except (AssertionError, ServerStartError) as error:
             self.report.problems.append(str(error)[-1500:])
         finally:
             for producer in self._producers:
@@ -241,7 +256,7 @@ class Trial:
             report.problems.append(f"{report.lost_with_worker} runs were lost with {len(self.killed)} processes, which cannot hold so many")
 
     def _books(self) -> Books:
-        numbers = range(self._first, self._first + self.size.runs + 10_000)
+        numbers = range(self._first, self._first + self.size.runs + EXTRA_AT_MOST)
         return self.ground.books([*self._accepted(), *self._extra], numbers, self._effects_from)
 
     def _accepted(self) -> list[str]:

@@ -24,7 +24,7 @@ class RabbitMq(Server):
     """Ready in about five seconds; a `Process` of its own for epmd, which would otherwise stay behind as a daemon."""
 
     package: ClassVar[str] = "rabbitmq-server"
-    start_timeout: ClassVar[float] = 60.0
+    start_timeout: ClassVar[float] = 120.0
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)

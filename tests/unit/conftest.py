@@ -45,7 +45,7 @@ def record(_migrated: tuple[Path, People], tmp_path: Path) -> Iterator[Record]:
 def stub_parts(engine: Callable[[], Engine], encoder: MessageEncoder, stub: StubBroker) -> Parts:
     """What a RunBroker is made of when its broker is in memory."""
 
-    def consumers(on_delivery: OnDelivery, room: Callable[[], int], threads: int) -> list[BrokerConsumer]:
+    def consumers(on_delivery: OnDelivery, room: Callable[[], int]) -> list[BrokerConsumer]:
         return [StubConsumer(stub, on_delivery)]
 
     return Parts(engine, lambda: encoder, lambda: stub, consumers)

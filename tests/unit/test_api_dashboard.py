@@ -17,6 +17,7 @@ from httpx import Response
 from starlette.datastructures import QueryParams
 
 import api.dashboard
+from api import events
 from api.dashboard import live, words
 from api.dashboard.regions import Filters
 from api.dashboard.sessions import COOKIE, viewer_of
@@ -326,15 +327,15 @@ def take(world: World, key: str, query: str, number: int, between: Any = None) -
     request: Any = SimpleNamespace(app=world.app, query_params=QueryParams(query))
 
     async def collect() -> list[str]:
-        events: AsyncIterator[str] = live.stream(request, viewer)
+        sent: AsyncIterator[str] = live.stream(request, viewer)
         found = []
-        async for event in events:
+        async for event in sent:
             found.append(event)
             if len(found) == number:
                 break
             if between is not None and len(found) > 1:
                 await asyncio.to_thread(between, viewer)
-        await events.aclose()  # type: ignore[attr-defined]
+        await sent.aclose()  # type: ignore[attr-defined]
         return found
 
     return asyncio.run(asyncio.wait_for(collect(), 20))
@@ -345,7 +346,7 @@ def data_of(event: str) -> dict[str, str]:
 
 
 def test_the_stream_sends_what_changed_and_only_that(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(events, "EVERY_SECONDS", 0.02)
     monkeypatch.setattr(words, "waited", lambda _run: "–")
     added: list[str] = []
 
@@ -364,25 +365,23 @@ def test_the_stream_sends_what_changed_and_only_that(world: World, monkeypatch: 
 def test_viewers_of_the_same_share_one_look(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
 
-    def counted(*_: object) -> dict[str, Any]:
+    def counted(_before: object) -> dict[str, Any]:
         looked.append(1)
         return {"runs": f"look {len(looked)}"}
 
-    monkeypatch.setattr(live, "regions_of", counted)
-    look = live.Look(rest=60)
-    request: Any = SimpleNamespace(app=world.app, query_params=QueryParams(""))
+    look = events.Look(rest=60)
 
     async def several() -> list[Any]:
-        return await asyncio.gather(*(live._fresh(request, None, look) for _ in range(5)))  # type: ignore[arg-type]
+        return await asyncio.gather(*(events.fresh(look, counted) for _ in range(5)))
 
     assert asyncio.run(several()) == [{"runs": "look 1"}] * 5
-    assert look.rest >= live.EVERY_SECONDS
+    assert (look.rest or 0) >= events.EVERY_SECONDS
 
 
 def test_the_stream_survives_the_database_and_ends_with_the_session(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(events, "EVERY_SECONDS", 0.02)
     monkeypatch.setattr(live, "SESSION_SECONDS", 0.0)
-    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.05)
 
     def down(*_: object) -> None:
         raise UnavailableError("No database.")
