@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import faults, quality, quickstart, services, tenants
+from cli import client, faults, operations, quality, quickstart, runs, services, tenants
 from core.errors import MailroomError, NotFoundError, UnavailableError
 
 OK, FAILED, USAGE, NOT_FOUND, UNHEALTHY, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -19,7 +19,8 @@ app = typer.Typer(
 )
 
 # Each module adds its commands; what is slow to import, it imports inside them.
-for module in (quickstart, services, tenants, quality, faults):
+app.callback()(client.choose)
+for module in (quickstart, services, tenants, runs, operations, quality, faults):
     module.register(app)
 
 

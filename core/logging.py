@@ -67,7 +67,7 @@ def configure_logging(level: str = "INFO", log_format: Literal["console", "json"
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),  # below its level a call costs nothing
         cache_logger_on_first_use=True,
     )
 

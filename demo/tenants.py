@@ -94,7 +94,7 @@ def _come_to_rest(session: Session) -> None:
     """What an interrupted demo left waiting would take the first refusal of the server that is away at first."""
     runs = TaskRuns(session)
     for run in runs.page(RunFilter(states=sorted(WAITING)), limit=1000):
-        runs.revoke(run.id, "revoked")
+        runs.revoke(run.id)
 
 
 def _client(

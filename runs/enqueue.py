@@ -64,7 +64,7 @@ def record(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) ->
     resources = Resources(session)
     for argument, kind, row_id in resources_in(task, checked):
         resources.require(argument, kind, row_id)
-    run = replace(_new_run(call, checked, tenant_id, user_id), mail_host=task.mail_host(session, checked))
+    run = replace(new_run(call, checked, tenant_id, user_id), mail_host=task.mail_host(session, checked))
     recorded = TaskRuns(session).insert(run, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
     _publish_after_commit(session, task, run, [recorded])
     return recorded.run_id, recorded.is_new
@@ -99,7 +99,7 @@ def record_checked(
     tenant_id, user_id = owner_of(identity_of(session), call)
     if not checked:
         return []
-    run = _new_run(call, {}, tenant_id, user_id)
+    run = new_run(call, {}, tenant_id, user_id)
     recorded: dict[int, str] = {}
     for mail_host, places in _by_mail_host(session, call.task, checked).items():
         rows = [
@@ -121,7 +121,8 @@ def _by_mail_host(session: Session, task: Task[Any, Any], many: Sequence[dict[st
     return places
 
 
-def _new_run(call: Call[Any, Any], arguments: dict[str, Any], tenant_id: str, user_id: str | None) -> NewRun:
+def new_run(call: Call[Any, Any], arguments: dict[str, Any], tenant_id: str, user_id: str | None) -> NewRun:
+    """The row of a call, checked."""
     return NewRun(
         tenant_id=tenant_id,
         user_id=user_id,
@@ -147,7 +148,8 @@ def _new_run(call: Call[Any, Any], arguments: dict[str, Any], tenant_id: str, us
     )
 
 
-def _envelope(run: NewRun, recorded: Recorded) -> Envelope:
+def envelope_for(run: NewRun, recorded: Recorded) -> Envelope:
+    """The message of a run that was just recorded."""
     level = level_of(run.priority, recorded.crowd)
     return Envelope(recorded.run_id, run.task, run.queue, run.tenant_id, run.user_id, recorded.request_id or run.request_id, 0, level)
 
@@ -180,7 +182,7 @@ def owner_of(identity: Identity, call: Call[Any, Any]) -> tuple[str, str | None]
 
 
 @dataclass
-class _Publication:
+class Publication:
     """What the commit of a transaction sets going, for all its runs together."""
 
     broker: Any  # the RunBroker's
@@ -195,12 +197,12 @@ class _Publication:
 
 
 def _publish_after_commit(session: Session, task: Task[Any, Any], run: NewRun, recorded: Sequence[Recorded]) -> None:
-    envelopes = [_envelope(run, each) for each in recorded if each.is_published]
+    envelopes = [envelope_for(run, each) for each in recorded if each.is_published]
     has_limited = any(each.is_limited for each in recorded)
     if not envelopes and not has_limited:
         return
-    waiting = [action for action in session.info.get("after_commit", ()) if isinstance(action, _Publication)]
-    publication = waiting[0] if waiting else _Publication(task.broker)
+    waiting = [action for action in session.info.get("after_commit", ()) if isinstance(action, Publication)]
+    publication = waiting[0] if waiting else Publication(task.broker)
     if not waiting:
         after_commit(session, publication)
     publication.envelopes += envelopes

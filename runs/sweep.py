@@ -30,8 +30,8 @@ class CountChangedError(ConflictError):
 
     def __init__(self, count: int) -> None:
         super().__init__(
-            f"There are {count} now, not as many as expected; nothing was changed. Look again and send expect: {count}. "
-            "If the number does not hold still, pause the queue first."
+            f"There are {count} now, not as many as were expected, so nothing was changed. Look again; "
+            "if the number does not hold still, pause the queue first."
         )
         self.count = count
 

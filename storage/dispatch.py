@@ -21,7 +21,7 @@ from storage.expressions import db_now, db_now_plus, seconds_after
 from storage.models import Limit, Pause, TaskRun
 from storage.models.runs import HELD, LIMITED, LIMITED_BY_HOST, PUBLISHED
 from storage.outcomes import HeldLane
-from storage.states import WAITING, State, WaitingFor
+from storage.states import WAITING, Ending, State, WaitingFor
 
 PUBLISH_GRACE_SECONDS = 30.0
 """How long a published run may stay unclaimed before its message is looked for."""
@@ -101,9 +101,13 @@ def _look() -> Select[Any]:
 
 
 def has_overrun() -> ColumnElement[bool]:
-    """STARTED, past its hard limit and not marked yet."""
+    """STARTED, past its hard limit and not marked yet, or only asked to end: an actor without a checkpoint never heard of it."""
     limit = func.coalesce(TaskRun.hard_limit, LONGEST_SECONDS)
-    return and_(text("state = 'STARTED'"), TaskRun.ending.is_(None), seconds_after(TaskRun.started_at, limit) <= db_now())
+    return and_(
+        text("state = 'STARTED'"),
+        or_(TaskRun.ending.is_(None), TaskRun.ending == Ending.REVOKE),
+        seconds_after(TaskRun.started_at, limit) <= db_now(),
+    )
 
 
 def held_lanes(connection: Connection, queues: Sequence[str]) -> list[HeldLane]:

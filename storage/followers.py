@@ -78,31 +78,39 @@ class EndedRun:
     reason: str | None
 
 
-# What followers wait for, a page at a time.
+# What followers wait for, a page at a time. The statements are built once: that costs more than executing them.
 
 
 def walk_predecessors(connection: Connection, after: str, limit: int = BATCH) -> Walk:
-    """Looks at the next so many runs that others wait for, in the order of their ids."""
-    waited_for = _waited_for(TaskRun.after_run_id, after, limit)
-    is_it = and_(TaskRun.id == waited_for.c.id, TaskRun.tenant_id == waited_for.c.tenant_id)
-    rows = connection.execute(select(waited_for.c.id, TaskRun.state).outerjoin_from(waited_for, TaskRun, is_it)).all()
-    return Walk(
-        [row.id for row in rows if row.state in FINAL],
-        [row.id for row in rows if row.state is None],
-        max(row.id for row in rows) if len(rows) == limit else None,
-    )
+    """Looks at what the next so many followers wait for, in the order of its ids."""
+    rows = connection.execute(_predecessors(), {"after": after, "limit": limit}).all()
+    ended, gone = {row.id for row in rows if row.state in FINAL}, {row.id for row in rows if row.state is None}
+    return Walk(sorted(ended), sorted(gone), max(row.id for row in rows) if len(rows) == limit else None)
 
 
 def walk_groups(connection: Connection, after: str, limit: int = BATCH) -> Walk:
     """The same for groups; one without members has ended."""
-    waited_for = _waited_for(TaskRun.after_group_id, after, limit, TaskRun.after_run_id.is_(None))
-    rows = connection.execute(select(waited_for.c.id, _has_live_members(waited_for.c.id, waited_for.c.tenant_id).label("is_live"))).all()
-    return Walk([row.id for row in rows if not row.is_live], [], max(row.id for row in rows) if len(rows) == limit else None)
+    rows = connection.execute(_groups(), {"after": after, "limit": limit}).all()
+    return Walk(sorted({row.id for row in rows if not row.is_live}), [], max(row.id for row in rows) if len(rows) == limit else None)
 
 
-def _waited_for(column: Any, after: str, limit: int, *conditions: ColumnElement[bool]) -> Any:
-    some = select(column.label("id"), TaskRun.tenant_id).where(WAITS, column > after, *conditions).distinct()
-    return some.order_by(column).limit(limit).subquery("waited_for")
+@cache
+def _predecessors() -> Select[Any]:
+    waited_for = _waited_for(TaskRun.after_run_id)
+    is_it = and_(TaskRun.id == waited_for.c.id, TaskRun.tenant_id == waited_for.c.tenant_id)
+    return select(waited_for.c.id, TaskRun.state).outerjoin_from(waited_for, TaskRun, is_it)
+
+
+@cache
+def _groups() -> Select[Any]:
+    waited_for = _waited_for(TaskRun.after_group_id, TaskRun.after_run_id.is_(None))
+    return select(waited_for.c.id, _has_live_members(waited_for.c.id, waited_for.c.tenant_id).label("is_live"))
+
+
+def _waited_for(column: Any, *conditions: ColumnElement[bool]) -> Any:
+    """Not distinct, which would mean to sort them all: if more wait for the last of a page, they are settled with it."""
+    some = select(column.label("id"), TaskRun.tenant_id).where(WAITS, column > bindparam("after", type_=Id), *conditions)
+    return some.order_by(TaskRun.after_run_id, TaskRun.after_group_id).limit(bindparam("limit")).subquery("waited_for")  # the index' order
 
 
 # What becomes of followers.
@@ -110,52 +118,64 @@ def _waited_for(column: Any, after: str, limit: int, *conditions: ColumnElement[
 
 def settle(connection: Connection, ended: Sequence[str]) -> Settled:
     """Releases the followers of runs that ended well and revokes those of the others, at most BATCH of them."""
-    predecessor = aliased(TaskRun)
-    rows = connection.execute(
-        select(TaskRun.id, TaskRun.group_id, predecessor.state)
-        .join(predecessor, and_(predecessor.id == TaskRun.after_run_id, predecessor.tenant_id == TaskRun.tenant_id))
-        .where(WAITS, TaskRun.after_run_id.in_(ended), predecessor.state.in_(_FINAL))
-        .limit(BATCH)
-        .with_for_update(skip_locked=True, of=[TaskRun, predecessor])
-    ).all()
+    rows = connection.execute(_ready_followers(), {"ended": ended, "limit": BATCH}).all()
     lucky = [row.id for row in rows if row.state == State.SUCCESS]
     others = [row for row in rows if row.state != State.SUCCESS]
     if lucky:
-        connection.execute(_release(TaskRun.id.in_(lucky)))
+        connection.execute(_release(), {"ids": lucky})
     if others:
-        connection.execute(_revoke(TaskRun.id.in_([row.id for row in others])))
+        connection.execute(_revoke().where(_IS_ONE_OF), {"ids": [row.id for row in others]})
     return Settled(len(lucky), [row.id for row in others], [row.group_id for row in others if row.group_id], len(rows) == BATCH)
 
 
 def revoke_orphans(connection: Connection, gone: Sequence[str]) -> Settled:
     """Revokes the followers of runs that exist no more."""
-    predecessor = aliased(TaskRun)
-    is_it = and_(predecessor.id == TaskRun.after_run_id, predecessor.tenant_id == TaskRun.tenant_id)
-    exists_still = exists(select(literal(1)).where(is_it).correlate(TaskRun))
-    is_orphan = and_(WAITS, TaskRun.after_run_id.in_(gone), ~exists_still)
-    rows = connection.execute(_revoke(is_orphan).returning(TaskRun.id, TaskRun.group_id)).all()
+    is_orphan = and_(
+        WAITS, TaskRun.after_run_id.in_(gone), ~exists(select(literal(1)).where(*_is_before(aliased(TaskRun))).correlate(TaskRun))
+    )
+    rows = connection.execute(_revoke().where(is_orphan).returning(TaskRun.id, TaskRun.group_id)).all()
     return Settled(0, [row.id for row in rows], [row.group_id for row in rows if row.group_id])
 
 
 def release_callbacks(connection: Connection, groups: Sequence[str]) -> int:
     """Releases what waits for these groups, if all their members have ended. Returns how many."""
-    ready = (
-        select(TaskRun.id)
-        .where(WAITS, TaskRun.after_run_id.is_(None), TaskRun.after_group_id.in_(groups))
-        .where(~_has_live_members(TaskRun.after_group_id, TaskRun.tenant_id))
-        .with_for_update(skip_locked=True)
-    )
-    ids = list(connection.scalars(ready))
+    ids = list(connection.scalars(_ready_callbacks(), {"groups": groups}))
     if ids:
-        connection.execute(_release(TaskRun.id.in_(ids)))
+        connection.execute(_release(), {"ids": ids})
     return len(ids)
 
 
-def _release(condition: ColumnElement[bool]) -> Any:
+_IS_ONE_OF = TaskRun.id.in_(bindparam("ids", expanding=True))  # of rows that this transaction has locked
+
+
+@cache
+def _ready_followers() -> Select[Any]:
+    predecessor = aliased(TaskRun)
+    return (
+        select(TaskRun.id, TaskRun.group_id, predecessor.state)
+        .join(predecessor, and_(*_is_before(predecessor)))
+        .where(WAITS, TaskRun.after_run_id.in_(bindparam("ended", expanding=True)), predecessor.state.in_(_FINAL))
+        .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True, of=[TaskRun, predecessor])
+    )
+
+
+@cache
+def _ready_callbacks() -> Select[Any]:
+    return (
+        select(TaskRun.id)
+        .where(WAITS, TaskRun.after_run_id.is_(None), TaskRun.after_group_id.in_(bindparam("groups", expanding=True)))
+        .where(~_has_live_members(TaskRun.after_group_id, TaskRun.tenant_id))
+        .with_for_update(skip_locked=True)
+    )
+
+
+@cache
+def _release() -> Any:
     due = func.coalesce(TaskRun.eta, db_now_plus(TaskRun.__table__.c.delay), type_=UtcDateTime())
     return (
         update(TaskRun)
-        .where(condition, WAITS)
+        .where(_IS_ONE_OF)
         .values(
             waiting_for=case((due > db_now(), literal(WaitingFor.ETA)), else_=literal(WaitingFor.BROKER)),
             publish_at=func.coalesce(due, db_now(), type_=UtcDateTime()),
@@ -164,10 +184,15 @@ def _release(condition: ColumnElement[bool]) -> Any:
     )
 
 
-def _revoke(condition: ColumnElement[bool]) -> Any:
+@cache
+def _revoke() -> Any:
     """The `eta` stays: a replay of the predecessor brings the follower back."""
     ended = {"state": State.REVOKED, "reason": PREDECESSOR_FAILED, "finished_at": db_now(), "publish_at": None, "waiting_for": None}
-    return update(TaskRun).where(condition, WAITS).values(**ended)
+    return update(TaskRun).values(**ended)
+
+
+def _is_before(predecessor: Any) -> list[ColumnElement[bool]]:
+    return [predecessor.id == TaskRun.after_run_id, predecessor.tenant_id == TaskRun.tenant_id]
 
 
 # Replay.
@@ -176,9 +201,8 @@ def _revoke(condition: ColumnElement[bool]) -> Any:
 def as_replayed_follower() -> dict[str, Any]:
     """The columns of a follower that starts over: it waits again if what it follows is live."""
     predecessor = aliased(TaskRun)
-    is_before = and_(predecessor.id == TaskRun.after_run_id, predecessor.tenant_id == TaskRun.tenant_id, predecessor.state.in_(_LIVE))
     waits = or_(
-        exists(select(literal(1)).where(is_before).correlate(TaskRun)),
+        exists(select(literal(1)).where(*_is_before(predecessor), predecessor.state.in_(_LIVE)).correlate(TaskRun)),
         and_(TaskRun.after_group_id.is_not(None), _has_live_members(TaskRun.after_group_id, TaskRun.tenant_id)),
     )
     waiting_for = case((waits, literal(WaitingFor.RUN)), else_=literal(WaitingFor.BROKER))
@@ -190,7 +214,7 @@ def failed_predecessor(connection: Connection, run_id: str) -> State | None:
     predecessor = aliased(TaskRun)
     state = connection.scalar(
         select(predecessor.state)
-        .join(TaskRun, and_(predecessor.id == TaskRun.after_run_id, predecessor.tenant_id == TaskRun.tenant_id))
+        .join(TaskRun, and_(*_is_before(predecessor)))
         .where(TaskRun.id == run_id, predecessor.state.in_([State.FAILURE, State.REVOKED]))
     )
     return None if state is None else State(state)
@@ -240,8 +264,12 @@ def _may_wait(run: Any) -> ColumnElement[bool]:
 
 def followed(connection: Connection, run_ids: Sequence[str]) -> set[str]:
     """Those of the runs that others wait for."""
-    found = connection.scalars(select(TaskRun.after_run_id).where(WAITS, TaskRun.after_run_id.in_(run_ids)).distinct())
-    return {run_id for run_id in found if run_id is not None}
+    return set(connection.scalars(_followed(), {"run_ids": run_ids}))
+
+
+@cache
+def _followed() -> Select[Any]:
+    return select(TaskRun.after_run_id).where(WAITS, TaskRun.after_run_id.in_(bindparam("run_ids", expanding=True))).distinct()
 
 
 def has_members(session: Session, group_id: str, tenant_id: str) -> bool:

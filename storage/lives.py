@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
 from sqlalchemy import delete as sql_delete
 
 from storage.claims import write_outcomes
@@ -104,8 +104,9 @@ def rescue_orphans(
 
 
 def mark_overrun(connection: Connection) -> list[str]:
-    """Marks the runs that are past their hard limit. Returns their ids."""
-    statement = update(TaskRun).where(has_overrun()).values(ending=Ending.HARD_LIMIT).returning(TaskRun.id)
+    """Marks the runs that are past their hard limit; one that was revoked stays so, now by force. Returns their ids."""
+    ending = case((TaskRun.ending == Ending.REVOKE, Ending.TERMINATE), else_=Ending.HARD_LIMIT)
+    statement = update(TaskRun).where(has_overrun()).values(ending=ending).returning(TaskRun.id)
     return list(connection.scalars(statement))
 
 

@@ -16,7 +16,9 @@ from storage.states import FINAL
 _BIND = text(
     "SELECT set_config('mailroom.tenant_id', :tenant_id, true), set_config('mailroom.is_system', :is_system, true)",
 )
-_BIND_RELAY = text("SELECT set_config('mailroom.is_system', 'on', true), set_config('enable_seqscan', 'off', true)")
+_BIND_RELAY = text(
+    "SELECT set_config('mailroom.is_system', 'on', true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)",
+)  # a small table that is read whole nevertheless seems so dear that PostgreSQL would spend a second on compiling the statement
 _VISIBLE = (
     "((SELECT current_setting('mailroom.is_system', true)) = 'on'"
     " OR {column} = (SELECT nullif(current_setting('mailroom.tenant_id', true), '')::uuid))"
@@ -200,12 +202,40 @@ def write_outcomes(connection: Connection, outcomes: Sequence[Outcome]) -> set[s
     return set(connection.execute(_WRITE_OUTCOMES, {"outcomes": _packed(outcomes)}).scalars())
 
 
-class PostgresRecord:
-    """See storage/record.py. A connection of its own, for one thread: the system's for good, its one statement prepared."""
+class Prepared:
+    """A connection of its own for one thread: the system's for good, with one prepared statement and its planner's settings."""
+
+    def __init__(self, engine: Engine, prepare: str) -> None:
+        self._engine = engine
+        self._prepare = prepare
+        self._connection: Any = None
+
+    def close(self) -> None:
+        """Closes the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def cursor(self) -> Any:
+        """Opens the connection if it is not open. Raises what the driver raises."""
+        if self._connection is None or self._connection.closed:
+            borrowed = self._engine.raw_connection()
+            connection = borrowed.driver_connection
+            borrowed.detach()  # it is set up for the system and must never reach anybody else through the pool
+            assert connection is not None
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(_PLANNER)
+                cursor.execute(self._prepare)
+            self._connection = connection
+        return self._connection.cursor()
+
+
+class PostgresRecord(Prepared):
+    """See storage/record.py."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._connection: Any = None
+        super().__init__(engine, _TURN)
 
     def turn(
         self,
@@ -230,7 +260,7 @@ class PostgresRecord:
             [lane.wanted for lane in lanes],
         )
         try:
-            with self._cursor() as cursor:
+            with self.cursor() as cursor:
                 cursor.execute(_EXECUTE, values)
                 rows = cursor.fetchall()
         except (psycopg2.DataError, psycopg2.IntegrityError) as error:
@@ -243,30 +273,11 @@ class PostgresRecord:
 
     def own(self, worker_id: str) -> list[OwnRun]:
         """See Record."""
-        with self._cursor() as cursor:
+        with self.cursor() as cursor:
             cursor.execute(
                 "SELECT id::text, tenant_id::text, task, queue FROM task_runs WHERE worker_id = %s AND state = 'STARTED'", (worker_id,)
             )
             return list(cursor.fetchall())
-
-    def close(self) -> None:
-        """Closes the connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def _cursor(self) -> Any:
-        if self._connection is None or self._connection.closed:
-            borrowed = self._engine.raw_connection()
-            connection = borrowed.driver_connection
-            borrowed.detach()  # it is set up for the system and must never reach anybody else through the pool
-            assert connection is not None
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(_PLANNER)
-                cursor.execute(_TURN)
-            self._connection = connection
-        return self._connection.cursor()
 
 
 def _claim(row: Any) -> Claim:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Form, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from sqlalchemy.orm import Session
 from starlette.staticfiles import StaticFiles
 
 from api.auth import refused
@@ -14,14 +17,26 @@ from api.dashboard import live, regions
 from api.dashboard.sessions import FromHere, FromLogin, PageRoute, Viewer, ViewerNow, close_session, login_token, open_session, resume
 from api.dashboard.templating import render
 from api.problems import Problem
+from api.routes.controls import pause_queue, resume_queue
 from brokers.queues import Queue
 from runs.control import replay, revoke
 from runs.registry import task_names
+from runs.sweep import count_dead, purge_dead_letters, replay_dead_letters
 from storage.repositories.tenants import Tenants
 
 public = APIRouter(include_in_schema=False)
 pages = APIRouter(route_class=PageRoute, include_in_schema=False)
+Queued = Annotated[str, Form(max_length=100)]
+Expected = Annotated[int, Form(ge=0)]
+Narrowing = Annotated[str, Form(max_length=200)]
 STATES = ("pending", "started", "retry", "success", "failure", "revoked")
+
+
+def _chosen(queue: Narrowing = "", task: Narrowing = "", reason: Narrowing = "", tenant: Narrowing = "") -> regions.Filters:
+    return regions.Filters(queue=queue, task=task, reason=reason, tenant=tenant)
+
+
+Chosen = Annotated[regions.Filters, Depends(_chosen)]
 
 
 def install(app: FastAPI) -> None:
@@ -87,18 +102,60 @@ def run(run_id: str, viewer: ViewerNow) -> Response:
 
 @pages.post("/runs/{run_id}/revoke", dependencies=[FromHere])
 def revoke_run(run_id: str, viewer: ViewerNow) -> Response:
-    """Ends a waiting run."""
-    with viewer.acting.session() as session:
-        revoke(session, run_id)
-    return RedirectResponse(f"/runs/{run_id}", 303)
+    """Ends a waiting run; a running one ends at its next checkpoint."""
+    return _changed(viewer, partial(revoke, run_id=run_id), f"/runs/{run_id}")
+
+
+@pages.post("/runs/{run_id}/terminate", dependencies=[FromHere])
+def terminate_run(run_id: str, viewer: ViewerNow) -> Response:
+    """Ends a running run by force."""
+    return _changed(viewer, partial(revoke, run_id=run_id, terminate=True), f"/runs/{run_id}")
 
 
 @pages.post("/runs/{run_id}/replay", dependencies=[FromHere])
 def replay_run(run_id: str, viewer: ViewerNow) -> Response:
     """Gives a failed or revoked run a full set of attempts."""
-    with viewer.acting.session() as session:
-        replay(session, run_id)
-    return RedirectResponse(f"/runs/{run_id}", 303)
+    return _changed(viewer, partial(replay, run_id=run_id), f"/runs/{run_id}")
+
+
+@pages.post("/queues/pause", dependencies=[FromHere])
+def pause(viewer: ViewerNow, queue: Queued) -> Response:
+    """Starts nothing more of a queue."""
+    pause_queue(queue, viewer.acting)
+    return RedirectResponse("/", 303)
+
+
+@pages.post("/queues/resume", dependencies=[FromHere])
+def resume_paused(viewer: ViewerNow, queue: Queued) -> Response:
+    """Starts a queue's runs again."""
+    resume_queue(queue, viewer.acting)
+    return RedirectResponse("/", 303)
+
+
+@pages.get("/dead-letters")
+def dead_letters(request: Request, viewer: ViewerNow) -> Response:
+    """What failed, why, and how many there are to replay or purge."""
+    filters = regions.Filters.of(request.query_params)
+    with viewer.looking_at(filters.tenant).acting.session() as session:
+        count = count_dead(session, filters.for_letters())
+    choices = {"queue_names": [str(queue) for queue in Queue], "tasks": task_names(), "tenants": _tenants(viewer)}
+    stream = "" if filters.cursor else _stream("letters", filters.query())
+    return _page("letters.html", viewer, stream, filters=filters, count=count, **regions.letters(viewer, request.query_params), **choices)
+
+
+@pages.post("/dead-letters/replay-one", dependencies=[FromHere])
+def replay_letter(viewer: ViewerNow, run_id: Annotated[str, Form(max_length=36)]) -> Response:
+    """Gives one dead letter a full set of attempts."""
+    return _changed(viewer, partial(replay, run_id=run_id), "/dead-letters")
+
+
+@pages.post("/dead-letters/{action}", dependencies=[FromHere])
+def sweep_letters(action: Literal["replay", "purge"], viewer: ViewerNow, expect: Expected, chosen: Chosen) -> Response:
+    """Replays or purges as many as the page said there were."""
+    change = {"replay": replay_dead_letters, "purge": purge_dead_letters}[action]
+    with viewer.looking_at(chosen.tenant).acting.session() as session:
+        change(session, chosen.for_letters(), expect=expect)
+    return RedirectResponse(f"/dead-letters?{chosen.query()}", 303)
 
 
 @pages.get("/mail")
@@ -108,6 +165,12 @@ def mail(request: Request, viewer: ViewerNow) -> Response:
     parts = regions.mail(viewer, request.query_params)
     filters = regions.Filters(tenant=tenant)
     return _page("mail.html", viewer, _stream("mail", filters.query()), filters=filters, tenants=_tenants(viewer), **parts)
+
+
+def _changed(viewer: Viewer, change: Callable[[Session], object], target: str) -> Response:
+    with viewer.acting.session() as session:
+        change(session)
+    return RedirectResponse(target, 303)
 
 
 def error_page(request: Request, status: int, detail: str) -> Response:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from api.dashboard import words
 from api.dashboard.sessions import Viewer
 from api.dashboard.templating import render
+from api.routes.queues import paused_queues
 from core.errors import InvalidInputError
 from runs.control import QueueStats, get_queue_stats, get_task_status, get_workers, is_ready, list_runs, parse_states
 from storage.repositories.email_clients import EmailClients
@@ -21,7 +22,7 @@ from storage.repositories.tenants import Tenants
 from storage.states import WAITING, State
 
 Regions = dict[str, Markup]
-FILTERS = ("state", "queue", "task", "q", "tenant")
+FILTERS = ("state", "queue", "task", "q", "tenant", "reason")
 LATEST = 20
 WAITING_STATES = ",".join(sorted(WAITING)).lower()
 
@@ -35,6 +36,7 @@ class Filters:
     task: str = ""
     q: str = ""
     tenant: str = ""
+    reason: str = ""
     cursor: str = ""
 
     @classmethod
@@ -54,6 +56,10 @@ class Filters:
         values = {name: getattr(self, name) for name in FILTERS} | changes
         return urlencode({name: value for name, value in values.items() if value})
 
+    def for_letters(self) -> RunFilter:
+        """Those of them that narrow dead letters."""
+        return RunFilter((), self.queue or None, self.task or None, None, dead_letters_only=True, reason=self.reason or None)
+
     def for_runs(self) -> RunFilter:
         """As the repository takes it; the tenant is the session's own."""
         return RunFilter(parse_states(self.state), self.queue or None, self.task or None, None, self.q or None)
@@ -67,11 +73,12 @@ def overview(viewer: Viewer, query: Mapping[str, str]) -> Regions:
         page = list_runs(session, filters.for_runs(), cursor=filters.cursor or None)
         workers = get_workers(session)
         names = Tenants(session).names() if viewer.is_admin else {}
+    paused = paused_queues(viewer.acting)
     tiles = _tiles(queues, filters)
     threads = sum(worker.worker.threads for worker in workers)
     return {
         "tiles": render("_tiles.html", tiles=tiles, workers=len(workers), threads=threads),
-        "queues": render("_queues.html", queues=queues, filters=filters, State=State),
+        "queues": render("_queues.html", queues=queues, filters=filters, State=State, paused=paused, can_pause=viewer.is_admin),
         "runs": render("_runs.html", page=page, filters=filters, names=names, viewer=viewer, words=words, State=State),
     }
 
@@ -84,6 +91,15 @@ def run(viewer: Viewer, query: Mapping[str, str]) -> Regions:
     values = {name: words.shown(value, name) for name, value in found.args.items()}
     facts = {"run": found, "attempts": details.attempts, "tenant_name": details.tenant_name, "arguments": values}
     return {"run": render("_run.html", **facts, viewer=viewer, words=words, ready=is_ready(found), State=State)}
+
+
+def letters(viewer: Viewer, query: Mapping[str, str]) -> Regions:
+    """What failed and waits for somebody's decision."""
+    filters = Filters.of(query)
+    with viewer.looking_at(filters.tenant).acting.session() as session:
+        page = list_runs(session, filters.for_letters(), cursor=filters.cursor or None)
+        names = Tenants(session).names() if viewer.is_admin else {}
+    return {"letters": render("_letters.html", page=page, filters=filters, names=names, viewer=viewer, words=words)}
 
 
 def mail(viewer: Viewer, query: Mapping[str, str]) -> Regions:
@@ -100,7 +116,7 @@ def mail(viewer: Viewer, query: Mapping[str, str]) -> Regions:
     }
 
 
-PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {"overview": overview, "run": run, "mail": mail}
+PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {"overview": overview, "run": run, "letters": letters, "mail": mail}
 
 
 def regions_of(viewer: Viewer, query: Mapping[str, str]) -> Regions:
@@ -116,17 +132,29 @@ def _tiles(queues: list[QueueStats], filters: Filters) -> list[dict[str, Any]]:
         return sum(queue.counts.get(state, 0) for queue in queues for state in states)
 
     oldest = max((queue.oldest_seconds for queue in queues if queue.oldest_seconds is not None), default=None)
-    retrying = total(State.RETRY)
-    waiting_note = f"the longest for {words.duration(oldest)}" if oldest is not None else "nothing is due"
-    tiles: list[tuple[str, str, int, str, str]] = [
-        ("waiting", "Waiting", total(*WAITING), waiting_note, WAITING_STATES),
-        ("running", "Running", total(State.STARTED), "claimed by a worker", "started"),
-        ("done", "Succeeded", total(State.SUCCESS), "in the kept history", "success"),
-        ("failed", "Failed", total(State.FAILURE), "dead letters to look at" if total(State.FAILURE) else "no dead letters", "failure"),
-    ]
+    retrying, failed = total(State.RETRY), total(State.FAILURE)
+    succeeded = sum(queue.recent.get(State.SUCCESS, 0) for queue in queues)
+    newest = max((queue.looked_at for queue in queues), default=0)
+    waits = f"the longest for {words.duration(oldest)}" if oldest is not None else "nothing is due"
     if retrying:
-        tiles[0] = ("waiting", "Waiting", total(*WAITING), f"{words.number(retrying)} of them for a retry", WAITING_STATES)
+        waits = f"{words.number(retrying)} of them for a retry"
+    letters = "/dead-letters?" + filters.query(state="", q="")
+    tiles: list[tuple[str, str, int, str, str]] = [
+        ("waiting", "Waiting", total(*WAITING), waits, WAITING_STATES),
+        ("running", "Running", total(State.STARTED), "claimed by a worker", "started"),
+        ("done", "Succeeded", succeeded, f"of the newest {words.number(newest)} runs", "success"),
+        ("failed", "Dead letters", failed, "failed, to be looked at" if failed else "nothing failed for good", "failure"),
+    ]
+    has_more = {"waiting": any(queue.has_more for queue in queues), "failed": any(State.FAILURE in queue.capped for queue in queues)}
     return [
-        {"kind": kind, "label": label, "count": count, "note": note, "query": filters.query(state=state), "is_on": filters.state == state}
+        {
+            "kind": kind,
+            "label": label,
+            "count": count,
+            "note": note,
+            "href": letters if kind == "failed" else f"/?{filters.query(state=state)}",
+            "is_on": filters.state == state,
+            "has_more": has_more.get(kind, False),
+        }
         for kind, label, count, note, state in tiles
     ]

@@ -8,8 +8,9 @@ from typing import Any
 
 from core.clock import now
 from core.logging import SECRET_NAMES, safe_text
+from runs.control import revoke_requested
 from storage.models import TaskAttempt, TaskRun
-from storage.states import State, WaitingFor
+from storage.states import Ending, State, WaitingFor
 
 STATE_WORDS = {
     State.PENDING: "Waiting",
@@ -22,6 +23,7 @@ STATE_WORDS = {
 REASONS = {
     "expired": "It was not started in time and has expired.",
     "revoked": "Somebody revoked it.",
+    "predecessor_failed": "The run before it did not succeed.",
     "crashed": "Its worker process was lost while it ran.",
     "attempts_exhausted": "Every attempt failed.",
     "permanent": "Trying again cannot help.",
@@ -91,8 +93,19 @@ def why_it_waits(run: TaskRun) -> str | None:
     return {
         WaitingFor.LIMIT: "It waits because a limit allows no more runs at the same time.",
         WaitingFor.PAUSE: "It waits because its queue, task or tenant is paused.",
+        WaitingFor.RUN: "It waits for the runs before it to end.",
         WaitingFor.BROKER: "It waits to be handed to a message broker; that is tried every second.",
     }.get(WaitingFor(run.waiting_for or "queue"), "It waits in its queue for a free worker.")
+
+
+def how_it_will_end(run: TaskRun) -> str | None:
+    """What somebody has asked of a running run, as a sentence."""
+    asked = revoke_requested(run)
+    if asked is None:
+        return None
+    if asked is Ending.TERMINATE:
+        return "Revocation requested, by force: it is being interrupted and will be revoked within seconds."
+    return "Revocation requested: it ends at its next checkpoint. If it has none for long, end it by force."
 
 
 def why_it_ended(run: TaskRun) -> str | None:

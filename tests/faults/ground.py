@@ -45,8 +45,9 @@ class Ground:
 
     def __init__(self, rabbitmq: RabbitMq, redis_server: Redis, postgres: Postgres, links: Sequence[FaultProxy], mailroom: Installation):
         self.rabbitmq, self.redis, self.postgres = rabbitmq, redis_server, postgres
-        self.rabbitmq_link, self.redis_link, self.postgres_link = links
+        *self.rabbitmq_links, self.redis_link, self.postgres_link = links  # to RabbitMQ two: the producers' and the workers'
         self.links = tuple(links)
+        self._to_workers = {"RABBITMQ_URL": through(self.rabbitmq_links[1], rabbitmq.url + "%2F")}
         self.mailroom = mailroom
         self.tenants: list[Tenant] = []
         self.fleet: Program
@@ -66,13 +67,13 @@ class Ground:
 
     def start_fleet(self) -> Program:
         """A supervisor and its workers; returns when they are ready to claim."""
-        fleet = self.mailroom.start_command([*FLEET, "fleet", str(PROCESSES)], name="fleet")
+        fleet = self.mailroom.start_command([*FLEET, "fleet", str(PROCESSES)], name="fleet", **self._to_workers)
         eventually(lambda: fleet.output().count("worker_started") >= PROCESSES, f"the workers start: {fleet.log}", 40)
         return fleet
 
     def start_worker(self, log: Path | None = None, changes: Mapping[str, str] = MappingProxyType({})) -> Program:
         """A worker process by itself, with an environment of its own; returns when it has said hello to the database."""
-        environment = {**self.mailroom.environment, **changes}
+        environment = {**self.mailroom.environment, **self._to_workers, **changes}
         program = Program(
             [*FLEET, "worker"], log=log or self.mailroom.directory / f"guest-{len(self.mailroom.programs)}.log", env=environment
         )
@@ -94,8 +95,12 @@ class Ground:
 
     @contextmanager
     def frozen_workers(self) -> Iterator[None]:
-        """Nobody works for a moment (shorter than a heart may pause), so that messages gather on the brokers."""
+        """Nobody works for a moment (shorter than a heart may pause), so that messages gather on the brokers.
+
+        What RabbitMQ had sent to the workers already goes back into its queues: their connections end.
+        """
         self.fleet.freeze()
+        self.rabbitmq_links[1].cut()
         try:
             yield
         finally:
@@ -205,11 +210,11 @@ def proving_ground(
 ) -> Iterator[Ground]:
     """Servers that run already, and everything else around them; all of it ends with the block."""
     with ExitStack() as stack:
-        links = [stack.enter_context(FaultProxy(server.port)) for server in (rabbitmq, redis_server, postgres)]
+        links = [stack.enter_context(FaultProxy(server.port)) for server in (rabbitmq, rabbitmq, redis_server, postgres)]
         urls = {
             "RABBITMQ_URL": through(links[0], rabbitmq.url + "%2F"),
-            "REDIS_URL": through(links[1], redis_server.url),
-            "DATABASE_URL": through(links[2], postgres.url.rpartition("/")[0] + "/faults"),
+            "REDIS_URL": through(links[2], redis_server.url),
+            "DATABASE_URL": through(links[3], postgres.url.rpartition("/")[0] + "/faults"),
             "WORKER_THREADS": str(THREADS),
             "STOP_GRACE": str(STOP_GRACE),
         }

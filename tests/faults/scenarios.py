@@ -191,12 +191,14 @@ def redis_flushed(trial: Trial) -> None:
 def _while_redis_carries(trial: Trial, hit: Callable[[], None]) -> None:
     """RabbitMQ is cut off, so messages gather on Redis; then it is hit. RabbitMQ comes back some seconds later."""
     with trial.ground.frozen_workers():
-        trial.ground.rabbitmq_link.refuse()
+        for link in trial.ground.rabbitmq_links:
+            link.refuse()
         held = trial.waits_on_a_broker(trial.ground.on_redis)
         hit()
         trial.note(f"Redis was hit when it held {held} messages")
     trial.pause(8)
-    trial.ground.rabbitmq_link.heal()
+    for link in trial.ground.rabbitmq_links:
+        link.heal()
 
 
 def both_brokers_gone(trial: Trial) -> None:
@@ -241,26 +243,27 @@ def network_cut(trial: Trial) -> None:
 
 def network_slow(trial: Trial) -> None:
     ground = trial.ground
-    ground.rabbitmq_link.delay = ground.redis_link.delay = 0.1
-    ground.postgres_link.delay = 0.02
-    ground.rabbitmq_link.rate = 100_000
+    for link in ground.rabbitmq_links:
+        link.delay, link.rate = 0.1, 100_000
+    ground.redis_link.delay, ground.postgres_link.delay = 0.1, 0.02
     trial.pause(20)
     for link in ground.links:
         link.heal()
 
 
 def brokers_black_hole(trial: Trial) -> None:
-    trial.ground.rabbitmq_link.hold()
+    for link in trial.ground.rabbitmq_links:
+        link.hold()
     trial.pause(20)
     trial.ground.redis_link.hold()
     trial.pause(20)
-    trial.ground.rabbitmq_link.heal()
-    trial.ground.redis_link.heal()
+    for link in trial.ground.links:
+        link.heal()
 
 
 def brokers_half_open(trial: Trial) -> None:
-    trial.ground.rabbitmq_link.forget()
-    trial.ground.redis_link.forget()
+    for link in (*trial.ground.rabbitmq_links, trial.ground.redis_link):
+        link.forget()
 
 
 def postgres_black_hole(trial: Trial) -> None:
@@ -368,7 +371,6 @@ SCENARIOS = (
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 KNOWN_FAILURES: dict[str, str] = {
-    "postgres-away-at-start": "a worker that boots without the database never works",
     "postgres-half-open": "connections to PostgreSQL have no keepalive and no TCP_USER_TIMEOUT",
 }
 """Scenarios that show a bug which somebody is mending, and which."""
