@@ -18,7 +18,7 @@ from mail.errors import AuthenticationRefused
 from mail.folder_names import RemoteFolder
 from mail.imap import ImapMailbox
 from mail.sync import FolderCursor, KnownFolder, list_folders, sync_mailbox
-from runs.current import current_run
+from runs.current import RunRevoked, current_run
 from runs.progress import progress
 from runs.registry import EmailClientId, FolderId
 from runs.task import task
@@ -122,6 +122,8 @@ def _account_told(email_client_id: str) -> Iterator[None]:
     except AuthenticationRefused as error:
         with session_scope() as session:
             EmailClients(session).login_refused(email_client_id, str(error))
+        raise
+    except RunRevoked:  # nothing is wrong with the account
         raise
     except MailroomError as error:
         with session_scope() as session:

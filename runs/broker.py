@@ -204,6 +204,8 @@ class RunBroker(dramatiq.Broker):
             consumer.stop()
         for housekeeper in self._housekeepers:
             housekeeper.stop()
+        if self._relay is not None:
+            self._relay.close()
         if self.recorder.has_abandoned:  # its run is somebody else's only when this process is gone
             log.warning("worker_leaves_a_run", worker=self.worker_id)
             return

@@ -21,7 +21,7 @@ from runs.process_key import is_gone
 from runs.releases import Releases
 from runs.retry import lost
 from storage import dispatch, lives
-from storage.dispatch import Publishable, ToDo
+from storage.dispatch import Lookout, Publishable, ToDo
 from storage.engine import relay_connection
 from storage.lives import WORKER_LOST_SECONDS, LostRun
 from storage.outcomes import Outcome
@@ -70,6 +70,7 @@ class Relay:
         self._steady_since: float | None = None
         self._seen_at = 0.0
         self._todo: ToDo | None = None
+        self._lookout = Lookout(engine)
         self.releases = Releases(self._transaction)
         self.admission = Admission(engine, self._publish, window)
         self._to_bury: queue.SimpleQueue[Envelope] = queue.SimpleQueue()
@@ -97,12 +98,15 @@ class Relay:
         """Puts a copy among the dead letters at the next turn, for a run that failed and had no message."""
         self._to_bury.put(envelope)
 
+    def close(self) -> None:
+        """Closes what it keeps open."""
+        self._lookout.close()
+
     def attend(self) -> None:
         """Looks what there is to do, and does what cannot wait."""
         while not self._to_bury.empty():
             self._publisher.publish_dead_letter(self._to_bury.get(), "failed")
-        with self._transaction() as connection:
-            todo = self._todo = dispatch.look(connection)
+        todo = self._todo = self._lookout.look()
         if todo.overrun:
             self._mark_overrun()
         if todo.expired:
@@ -128,8 +132,7 @@ class Relay:
         """No rescue by missing heartbeats until the database was there for as long as a heart may pause: while it was away nobody's
         heart could beat, and living workers would be robbed of what they are running."""
         try:
-            with self._transaction() as connection:
-                dispatch.look(connection)
+            self._lookout.look()
         except Exception:
             self._steady_since = None
             raise

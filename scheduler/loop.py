@@ -43,7 +43,8 @@ class Scheduler:
 
     def run(self) -> None:
         """Until stopped. A database that is away is waited for."""
-        housekeeper = Housekeeper(*Relay(self._engine, self._broker.publisher, self._broker.window).chores())
+        relay = Relay(self._engine, self._broker.publisher, self._broker.window)
+        housekeeper = Housekeeper(*relay.chores())
         housekeeper.start()
         log.info("scheduler_started", schedules=len(self._tasks))
         is_declared = False
@@ -58,6 +59,7 @@ class Scheduler:
                 wait = BROKEN_SECONDS
             self._stopping.wait(wait)
         housekeeper.stop()
+        relay.close()
         log.info("scheduler_stopped")
 
     def stop(self) -> None:

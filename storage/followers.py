@@ -149,7 +149,7 @@ _IS_ONE_OF = TaskRun.id.in_(bindparam("ids", expanding=True))  # of rows that th
 
 
 @cache
-def _ready_followers() -> Select[Any]:
+def _ready_followers() -> Any:
     predecessor = aliased(TaskRun)
     return (
         select(TaskRun.id, TaskRun.group_id, predecessor.state)
@@ -238,7 +238,7 @@ def _take_back() -> Any:
     fresh = dict.fromkeys(("reason", "error", "error_type", "finished_at", "expires_at", "duration_ms"))
     return (
         update(TaskRun)
-        .where(TaskRun.id.in_(select(later.c.id)), TaskRun.state == State.REVOKED)
+        .where(TaskRun.id.in_(select(later.c.id)), TaskRun.reason == PREDECESSOR_FAILED)
         .values(state=State.PENDING, waiting_for=WaitingFor.RUN, publish_at=None, attempt=0, **fresh)
         .returning(TaskRun.id)  # SQLite's driver does not count the rows of a statement that begins with WITH
     )

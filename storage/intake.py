@@ -21,7 +21,7 @@ _ACCEPT = """
         FROM jsonb_to_recordset($1) AS new (
             place int, id uuid, tenant_id uuid, user_id uuid, task text, queue text, priority int, args jsonb, max_attempts int,
             soft_limit double precision, hard_limit double precision, request_id text)
-    ), lane AS (
+    ), lane AS MATERIALIZED (
         SELECT lane.queue, lane.tenant_id,
                (SELECT count(*) FROM (
                     SELECT 1 FROM task_runs run

@@ -138,6 +138,38 @@ def test_filtering_looking_revoking_and_replaying(world: World, visit: Visit) ->
     expect(page.get_by_text('["<address>"]')).to_be_visible()
 
 
+def test_dead_letters_are_purged_after_a_second_look(world: World, visit: Visit) -> None:
+    page = visit.page
+    run_id, other = world.add(), world.add()
+    for each, reason in ((run_id, "crashed"), (other, "permanent")):
+        world.set_run(each, state="FAILURE", reason=reason, dead_lettered_at=now(), waiting_for=None, publish_at=None)
+    visit.log_in(world.acme.key)
+    page.get_by_role("link", name="Dead letters", exact=True).click()
+    page.get_by_role("link", name="crashed").click()
+    expect(page.locator("table.letters tbody tr")).to_have_count(1)
+    page.get_by_text("Purge these 1…").click()
+    page.get_by_role("button", name="Purge 1").click()
+    expect(page.get_by_text("No dead letter matches these filters.")).to_be_visible()
+    page.get_by_role("link", name="Clear filters ×").click()
+    page.get_by_role("button", name="Replay add").click()
+    expect(page.get_by_text("No dead letters.")).to_be_visible()
+    assert [world.get(f"/api/tasks/{each}").json()["state"] for each in (run_id, other)] == ["FAILURE", "PENDING"]
+
+
+def test_a_running_run_is_asked_and_then_forced_to_end(world: World, visit: Visit) -> None:
+    page = visit.page
+    run_id = world.add()
+    world.set_run(run_id, state="STARTED", attempt=1, fence=1, started_at=now(), waiting_for=None, publish_at=None, worker_id="w")
+    visit.log_in(world.acme.key)
+    page.goto(f"{visit.address}runs/{run_id}")
+    page.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_text("it ends at its next checkpoint")).to_be_visible()
+    page.get_by_role("button", name="End by force").click()
+    expect(page.get_by_text("it is being interrupted")).to_be_visible()
+    world.set_run(run_id, state="REVOKED", ending=None, reason="revoked", finished_at=now())
+    expect(page.get_by_text("Somebody revoked it.")).to_be_visible()
+
+
 def test_mail_and_logging_out(world: World, visit: Visit) -> None:
     page = visit.page
     visit.log_in(world.acme.key)

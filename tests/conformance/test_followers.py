@@ -1,34 +1,29 @@
-"""Chains and groups: what follows starts once, after what it follows and never instead of it, whoever dies in between."""
+"""Chains and all that follows: it starts once, after what it follows and never instead of it, whoever dies in between."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, update
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from brokers.queues import Queue
 from core.clock import now
 from core.errors import ConflictError, InvalidInputError, NotFoundError, TenantError
-from core.tenancy import SYSTEM, Identity
+from core.tenancy import SYSTEM
 from runs import releases
 from runs.enqueue import enqueue, enqueue_many
-from runs.followers import Group, Member, chain, group, group_results, previous_result
+from runs.followers import chain, group
 from runs.relay import Relay
-from runs.task import Call, Step, Task, task
+from runs.task import Call, Step
 from storage import followers
 from storage.engine import new_session, relay_connection
 from storage.models import TaskRun
-from storage.outcomes import Outcome
 from storage.repositories.runs import TaskRuns
 from storage.states import State
 from tests.conformance.conftest import World
-from tests.conformance.test_losses import turn
+from tests.conformance.following import DONE, LOST, Following, act_until, assert_refused, chained, end, grouped, states
 from tests.conformance.wires import RedisWire, Wire
 from tests.servers.redis import Redis
 from tests.toys import together, wait_until
@@ -42,58 +37,9 @@ def wire(redis_server: Redis) -> Wire:
     return wire
 
 
-class Following:
-    """Tasks that ask what they follow. `seen` has an entry for each time one was entered."""
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-
-        def ask() -> list[list[Any]]:
-            found = [[ended.run_id, str(ended.state), ended.result] for ended in group_results()]
-            self.seen.append(found)
-            return found
-
-        def count() -> int:
-            return len(group_results())
-
-        def double() -> int:
-            value = previous_result() * 2
-            self.seen.append(value)
-            return int(value)
-
-        self.ask: Task[..., list[list[Any]]] = task(queue=Queue.DEFAULT)(ask)
-        self.count: Task[..., int] = task(queue=Queue.DEFAULT)(count)
-        self.double: Task[..., int] = task(queue=Queue.DEFAULT)(double)
-
-
 @pytest.fixture
 def following(world: World) -> Following:
     return Following()
-
-
-def chained(world: World, *steps: Step, after: str | None = None) -> list[str]:
-    with world.session(world.people.acme) as session:
-        return chain(session, *steps, after=after)
-
-
-def grouped(world: World, members: list[Member], then: Step, *, after: str | None = None) -> Group:
-    with world.session(world.people.acme) as session:
-        return group(session, members, then=then, after=after)
-
-
-def states(world: World, run_ids: list[str]) -> list[tuple[str, str | None]]:
-    return [(run.state, run.reason) for run in map(world.run, run_ids)]
-
-
-def end(world: World, run_id: str, state: State = State.SUCCESS) -> None:
-    """A worker runs it, commits its outcome, and dies before it tells anybody."""
-    world.set_run(run_id, waiting_for="queue", publish_at=now())
-    _, claimed = turn(world, "mortal", wanted={run_id: world.people.acme.tenant_id})
-    assert turn(world, "mortal", outcomes=[Outcome(run_id, claimed[run_id].fence, state)])[0] == {run_id}
-
-
-LOST = ("REVOKED", "predecessor_failed")
-DONE = ("SUCCESS", None)
 
 
 # Chains.
@@ -169,6 +115,19 @@ def test_a_follower_comes_back_only_if_nobody_holds_its_unique_key(world: World)
     assert states(world, steps) == [("PENDING", None), LOST]
 
 
+def test_a_follower_that_comes_back_keeps_its_time(world: World) -> None:
+    eta = now() + timedelta(hours=1)
+    steps = chained(world, world.toys.add.with_arguments(x=0), world.toys.add.options(eta=eta).with_arguments(x=1))
+    end(world, steps[0], State.FAILURE)
+    world.relay_turn()
+    assert states(world, steps)[1] == LOST
+    with world.session(world.people.acme) as session:
+        TaskRuns(session).replay(steps[0])
+    end(world, steps[0])
+    world.relay_turn()
+    assert (world.run(steps[1]).waiting_for, world.run(steps[1]).eta) == ("eta", eta)
+
+
 def test_a_relay_on_its_way_down_a_chain_and_a_replay_at_its_top_leave_nobody_behind(world: World) -> None:
     for _ in range(15):
         steps = chained(world, *[world.toys.add.with_arguments(x=number) for number in range(4)])
@@ -202,9 +161,7 @@ def test_a_delay_counts_from_the_release_and_an_eta_is_kept(running: World) -> N
 
 def test_a_follower_that_expires_while_it_waits_is_revoked_and_so_is_the_rest(running: World) -> None:
     toys = running.toys
-    steps = chained(
-        running, toys.hold.with_arguments(), toys.add.options(expires_in=0.2).with_arguments(x=1), toys.add.with_arguments(x=2)
-    )
+    steps = chained(running, toys.hold.with_arguments(), toys.add.options(expires_in=0.2).with_arguments(x=1), toys.add.with_arguments(x=2))
     wait_until(lambda: states(running, steps)[1:] == [("REVOKED", "expired"), LOST])
     toys.gate.set()
     running.wait_for(steps[0])
@@ -232,126 +189,7 @@ def test_a_follower_of_a_run_that_is_gone_is_revoked(world: World) -> None:
     steps = chained(world, *[world.toys.add.with_arguments(x=number) for number in range(3)])
     with world.session() as session:
         session.execute(delete(TaskRun).where(TaskRun.id == steps[0]))
-    Relay(world.engine, world.broker.publisher, world.broker.window).attend()
-    wait_until(lambda: world.relay_turn() or states(world, steps[1:]) == [LOST, LOST])
-
-
-# Groups.
-
-
-def test_the_callback_runs_once_when_all_members_have_ended_however(running: World, following: Following) -> None:
-    toys = running.toys
-    often = [Call(toys.fail, max_attempts=2).with_arguments(times=number % 3) for number in range(10)]  # every third fails twice
-    members = [*often, *[toys.add.with_arguments(x=number) for number in range(38)], *[toys.refuse.with_arguments() for _ in range(2)]]
-    made = grouped(running, list(members), following.ask.with_arguments())
-    callback = running.wait_for(made.callback_id)
-    ended = [running.run(run_id) for run_id in made.run_ids]
-    failed = ["FAILURE" if number % 3 == 2 else "SUCCESS" for number in range(10)]
-    assert [run.state for run in ended] == [*failed, *["SUCCESS"] * 38, *["FAILURE"] * 2]
-    assert following.seen == [[[run.id, run.state, run.result] for run in ended]]  # once, and in the order given
-    assert callback.started_at is not None
-    assert callback.started_at >= max(run.finished_at or now() for run in ended)
-    assert (callback.fence, callback.result) == (1, following.seen[0])
-
-
-def test_a_member_that_is_replayed_after_the_callback_started_changes_nothing(running: World, following: Following) -> None:
-    made = grouped(running, [Call(running.toys.fail, max_attempts=1).with_arguments(times=1)], following.ask.with_arguments())
-    running.wait_for(made.callback_id)
-    with running.session(running.people.acme) as session:
-        TaskRuns(session).replay(made.run_ids[0])
-    assert running.wait_for(made.run_ids[0]).state == "SUCCESS"
-    running.relay_turn()
-    assert (running.run(made.callback_id).fence, len(following.seen)) == (1, 1)
-
-
-def test_an_empty_group_releases_its_callback_at_once(running: World, following: Following) -> None:
-    made = grouped(running, [], following.ask.with_arguments())
-    assert running.wait_for(made.callback_id).result == []
-    assert made.run_ids == []
-
-
-def test_two_members_that_end_at_once_release_the_callback_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    released: list[int] = []
-    release = followers.release_callbacks
-    monkeypatch.setattr(followers, "release_callbacks", lambda *given: released.append(number := release(*given)) or number)
-    for _ in range(25):
-        made = grouped(world, [world.toys.add.with_arguments(x=number) for number in range(2)], world.toys.add.with_arguments(x=9))
-        for run_id in made.run_ids:
-            world.set_run(run_id, waiting_for="queue", publish_at=now())
-        _, claimed = turn(world, "w", wanted=dict.fromkeys(made.run_ids, world.people.acme.tenant_id))
-        ends = [
-            lambda claim=claim: turn(world, "w", outcomes=[Outcome(claim.run_id, claim.fence, State.SUCCESS)]) for claim in claimed.values()
-        ]
-        relays = [Relay(world.engine, world.broker.publisher, world.broker.window) for _ in range(2)]
-        for relay in relays:
-            relay.releases.ended(claimed.values(), [])
-        together(*ends, *[relay.attend for relay in relays])
-        world.relay_turn()  # if both had looked too early
-        assert world.run(made.callback_id).waiting_for == "queue"
-        assert sum(released) == 1
-        released.clear()
-        with world.session() as session:
-            session.execute(delete(TaskRun))
-
-
-def test_ten_thousand_members_take_a_few_statements(world: World, following: Following) -> None:
-    with counted(world) as statements, world.session(world.people.acme) as session:
-        made = group(session, [world.toys.add.with_arguments(x=number) for number in range(10_000)], then=following.count.with_arguments())
-    assert len(statements) < 20
-    assert made.run_ids == sorted(made.run_ids)
-    with world.session() as session:
-        assert [session.get_one(TaskRun, made.run_ids[number]).args["x"] for number in (0, 5_000, 9_999)] == [0, 5_000, 9_999]
-        ended = {"state": "SUCCESS", "waiting_for": None, "publish_at": None}
-        session.execute(update(TaskRun).where(TaskRun.group_id == made.id, TaskRun.id != made.run_ids[7]).values(**ended))
-    world.relay_turn()
-    assert world.run(made.callback_id).waiting_for == "run"
-    end(world, made.run_ids[7])
-    world.start_worker()
-    assert world.wait_for(made.callback_id).result == 10_000
-
-
-@contextmanager
-def counted(world: World) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        statements.append(statement)
-
-    event.listen(world.engine, "before_cursor_execute", note)
-    yield statements
-    event.remove(world.engine, "before_cursor_execute", note)
-
-
-def test_a_member_may_be_a_chain_and_a_group_may_follow_and_be_followed(running: World, following: Following) -> None:
-    toys = running.toys
-    first, second = chained(running, toys.add.with_arguments(x=1), toys.add.with_arguments(x=2))
-    lost = [toys.refuse.with_arguments(), toys.add.with_arguments(x=5)]
-    made = grouped(running, [toys.add.with_arguments(x=3), lost], following.ask.with_arguments(), after=second)
-    (last,) = chained(running, toys.add.with_arguments(x=6), after=made.callback_id)
-    assert running.wait_for(last).state == "SUCCESS"
-    assert [state for _, state, _ in following.seen[0]] == ["SUCCESS", "FAILURE", "REVOKED"]
-    assert toys.ran[:2] == [(1, 1), (2, 1)]
-    assert toys.ran[-1] == (6, 1)
-    assert (running.run(made.run_ids[0]).started_at or now()) >= (running.run(second).finished_at or now())
-    assert running.run(first).state == "SUCCESS"
-
-
-def test_members_that_can_never_start_still_release_the_callback(world: World, following: Following) -> None:
-    (first,) = chained(world, world.toys.refuse.with_arguments())
-    made = grouped(world, [world.toys.add.with_arguments(x=number) for number in range(3)], following.ask.with_arguments(), after=first)
-    assert {world.run(run_id).waiting_for for run_id in made.run_ids} == {"run"}
-    world.start_worker()
-    world.wait_for(made.callback_id)
-    assert [state for _, state, _ in following.seen[0]] == ["REVOKED"] * 3
-
-
-def test_a_member_whose_unique_key_is_held_is_refused_with_the_whole_group(world: World) -> None:
-    keyed = world.toys.add.options(unique_key="k").with_arguments(x=1)
-    with world.session(world.people.acme) as session:
-        chain(session, keyed)
-    with pytest.raises(ConflictError):
-        grouped(world, [world.toys.add.with_arguments(x=2), keyed], world.toys.add.with_arguments(x=3))
-    assert world.count(TaskRun) == 1
+    act_until(world.relay_turn, lambda: states(world, steps[1:]) == [LOST, LOST])
 
 
 # Whoever dies, and whatever is lost.
@@ -402,9 +240,8 @@ def test_what_nobody_tells_of_is_found_by_the_walk(world: World, following: Foll
     made = [grouped(world, [toys.add.with_arguments(x=5)], following.ask.with_arguments()) for _ in range(5)]
     world.start_worker(relay=False)
     relay = Relay(world.engine, world.broker.publisher, world.broker.window)
-    wait_until(lambda: relay.attend() or world.run(steps[-1]).state == "SUCCESS", 30)
-    for each in made:
-        wait_until(lambda each=each: relay.attend() or world.run(each.callback_id).state == "SUCCESS", 30)
+    last = [steps[-1], *[each.callback_id for each in made]]
+    act_until(relay.attend, lambda: states(world, last) == [DONE] * 6)
     assert {world.run(later).waiting_for for _, later in waiting} == {"run"}
 
 
@@ -448,11 +285,6 @@ def test_another_tenants_run_or_group_cannot_be_followed(world: World) -> None:
     assert world.count(TaskRun) == before
 
 
-def assert_refused(world: World, identity: Identity, attempt: Any, error: type[Exception]) -> None:
-    with pytest.raises(error), world.session(identity) as session:
-        attempt(session)
-
-
 def test_a_row_that_names_another_tenants_run_or_group_learns_nothing_of_it(world: World) -> None:
     toys, people = world.toys, world.people
     theirs = world.enqueue(toys.add, identity=people.globex, x=1)
@@ -476,7 +308,8 @@ def test_a_callback_reads_the_results_of_all_the_tenants_users(running: World, f
     members = [toys.whoami.options(user=who.user_id).with_arguments() for who in (people.ann, people.bob)]
     then = following.ask.options(user=people.ann.user_id).with_arguments()
     made = grouped(running, list(members), then)
-    assert [result[1] for _, _, result in running.wait_for(made.callback_id).result] == [people.ann.user_id, people.bob.user_id]
+    running.wait_for(made.callback_id)
+    assert [result[1] for _, _, result in following.seen[0]] == [people.ann.user_id, people.bob.user_id]
 
 
 def test_a_chain_or_group_is_recorded_whole_or_not_at_all(world: World) -> None:
@@ -500,8 +333,3 @@ def changes_its_mind(session: Session, step: Step) -> None:
     group(session, [step], then=step)
     session.rollback()
     session.commit()
-
-
-def test_a_plain_call_of_a_step_is_still_the_task(world: World) -> None:
-    assert threading.current_thread() is threading.main_thread()
-    assert world.toys.add.with_arguments(1, y=2).arguments == {"x": 1, "y": 2}

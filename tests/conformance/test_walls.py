@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
+from core.clock import now
 from core.errors import NotFoundError
 from core.ids import new_id
 from core.tenancy import SYSTEM_TENANT, Identity
@@ -35,9 +37,11 @@ from storage.models import (
 )
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.mail_views import MailViews
+from storage.repositories.many_runs import ManyRuns
 from storage.repositories.messages import EmailFolders, EmailMessages
 from storage.repositories.outbound import Attachments, OutboundEmails
 from storage.repositories.resources import Resources
+from storage.repositories.run_counts import Counts
 from storage.repositories.runs import RunFilter, TaskRuns
 from storage.repositories.tenants import ApiKeys, Tenants
 from storage.repositories.workers import Workers
@@ -103,6 +107,7 @@ def anns(record: Record) -> Belongings:
             max_attempts=1,
             fence=1,
             attempt=1,
+            dead_lettered_at=now(),
         )
         session.add_all([attachment, run])
         session.flush()
@@ -152,8 +157,13 @@ LISTS: dict[str, Attempt] = {
     "TaskRuns.page": lambda s, b: TaskRuns(s).page(RunFilter()),
     "TaskRuns.page of the tenant": lambda s, b: TaskRuns(s).page(RunFilter(text=b.run[:8])),
     "TaskRuns.count": lambda s, b: TaskRuns(s).count(RunFilter()),
-    "TaskRuns.counts_by_queue": lambda s, b: TaskRuns(s).counts_by_queue(),
-    "TaskRuns.oldest_waiting": lambda s, b: TaskRuns(s).oldest_waiting(),
+    "TaskRuns.page of dead letters": lambda s, b: TaskRuns(s).page(RunFilter(dead_letters_only=True)),
+    "TaskRuns.page of ids": lambda s, b: TaskRuns(s).page(RunFilter(ids=[b.run])),
+    "Counts.by_queue, live": lambda s, b: [each for each in Counts(s).by_queue(["default"]).live.values() if each],
+    "Counts.by_queue, recent": lambda s, b: Counts(s).by_queue(["default"]).recent,
+    "Counts.oldest_waiting": lambda s, b: Counts(s).oldest_waiting(["default"]),
+    "ManyRuns.count_exactly": lambda s, b: ManyRuns(s).count_exactly(RunFilter(), _now(s)),
+    "ManyRuns.count_exactly of the tenant": lambda s, b: ManyRuns(s).count_exactly(RunFilter(ids=[b.run]), _now(s)),
     "Workers.busy_threads": lambda s, b: Workers(s).busy_threads(),
 }
 TENANT_ONLY_LISTS: dict[str, Attempt] = {
@@ -169,8 +179,16 @@ SILENT_WRITES: dict[str, Attempt] = {  # statements that find nothing and say no
     "EmailClients.end_sync": lambda s, b: EmailClients(s).end_sync(b.client, new_id()),
     "OutboundEmails.not_sent": lambda s, b: OutboundEmails(s).not_sent(b.outbound, "no", is_final=True),
     "OutboundEmails.uncertain": lambda s, b: OutboundEmails(s).uncertain(b.outbound, "no"),
+    "ManyRuns.revoke_waiting": lambda s, b: ManyRuns(s).revoke_waiting(RunFilter(ids=[b.run]), _now(s)),
+    "ManyRuns.mark_running": lambda s, b: ManyRuns(s).mark_running(RunFilter(), _now(s), terminate=True),
+    "ManyRuns.replay_dead": lambda s, b: ManyRuns(s).replay_dead(RunFilter(), _now(s)),
+    "ManyRuns.purge_dead": lambda s, b: ManyRuns(s).purge_dead(RunFilter(ids=[b.run]), _now(s)),
     "TaskRuns.set_progress": lambda s, b: TaskRuns(s).set_progress(b.run, {"done": 1}),
 }
+
+
+def _now(session: Session) -> datetime:
+    return ManyRuns(session).database_time()
 
 
 def _run_of(session: Session, belongings: Belongings) -> str:
@@ -193,7 +211,7 @@ def test_ann_finds_everything_that_is_hers(record: Record, anns: Belongings) -> 
             for name in ("EmailClients.one", "EmailFolders.one", "MailViews.message", "OutboundEmails.one", "TaskRuns.one"):
                 assert LOOK_UPS[name](session, anns), name
             found = {**LISTS, **TENANT_ONLY_LISTS}
-            for name in found.keys() - {"EmailClients.begin_sync", "TaskRuns.oldest_waiting", "Workers.busy_threads"}:
+            for name in found.keys() - {"EmailClients.begin_sync", "Counts.oldest_waiting", "Workers.busy_threads"}:
                 assert found[name](session, anns), name
 
 
@@ -331,3 +349,24 @@ def test_a_session_that_commits_in_between_keeps_its_tenant(record: Record, anns
         for _ in range(2):
             assert session.scalar(select(func.count()).select_from(EmailClient)) == 1
             session.commit()
+
+
+@pytest.mark.parametrize("state", ["PENDING", "STARTED"])
+def test_a_foreign_live_run_is_neither_revoked_nor_marked(record: Record, anns: Belongings, state: str) -> None:
+    record.set_run(anns.run, state=state, waiting_for="queue" if state == "PENDING" else None, dead_lettered_at=None)
+    before = snapshot(record)
+    for stranger in strangers(record):
+        with record.session(stranger) as session:
+            many = ManyRuns(session)
+            assert many.revoke_waiting(RunFilter(), _now(session)) == []
+            assert many.mark_running(RunFilter(), _now(session), terminate=True) == []
+            assert not Counts(session).by_queue(["default"]).live.get("default")
+            assert Counts(session).oldest_waiting(["default"]) == {}
+            with pytest.raises(NotFoundError):
+                many.revoke(anns.run, terminate=True)
+    assert snapshot(record) == before
+    with record.session(record.people.ann) as session:
+        changed = ManyRuns(session).revoke_waiting(RunFilter(), _now(session)) or ManyRuns(session).mark_running(
+            RunFilter(), _now(session), terminate=True
+        )
+        assert changed == [anns.run]

@@ -43,11 +43,11 @@ def nothing(trial: Trial) -> None:
 
 
 def worker_sigkill(trial: Trial) -> None:
-    trial.again_while_producing(lambda: _amid_work(trial, trial.kill_a_worker), every=6)
+    trial.again_while_producing(lambda: _amid_work(trial, trial.kill_a_worker), every=15)
 
 
 def tree_sigkill(trial: Trial) -> None:
-    trial.again_while_producing(lambda: _amid_work(trial, trial.kill_the_tree), every=6)
+    trial.again_while_producing(lambda: _amid_work(trial, trial.kill_the_tree), every=15)
 
 
 def _amid_work(trial: Trial, kill: Callable[[], None]) -> None:
@@ -332,8 +332,8 @@ def pair(trial: Trial) -> None:
 LOSSES, REFUSALS = Allowed(losses=True), Allowed(refusals=True)
 SCENARIOS = (
     Scenario("nothing", "Nothing: the control.", nothing, NOTHING),
-    Scenario("worker-sigkill", "A worker is killed, every 6 s.", worker_sigkill, WORKERS, LOSSES),
-    Scenario("tree-sigkill", "The supervisor and all workers are killed at once, every 6 s.", tree_sigkill, WORKERS, LOSSES),
+    Scenario("worker-sigkill", "A worker is killed, every 15 s.", worker_sigkill, WORKERS, LOSSES),
+    Scenario("tree-sigkill", "The supervisor and all workers are killed at once, every 15 s.", tree_sigkill, WORKERS, LOSSES),
     Scenario("sigterm-under-load", "A rolling restart, every 10 s.", sigterm_under_load, WORKERS),
     Scenario("sigterm-long-runs", "A restart while runs go on for longer than the grace.", sigterm_long_runs, EVERYTHING),
     Scenario("rabbitmq-restart", "RabbitMQ stops and starts.", rabbitmq_restart, RABBITMQ),

@@ -296,6 +296,7 @@ def acting_of(world: World) -> Acting:
 
 def test_a_run_is_followed_to_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(events, "REST_FACTOR", 0)
     run_id = world.add()
     steps = [STARTED, {"ending": "revoke"}, {"state": "REVOKED", "ending": None}]
 
@@ -319,6 +320,7 @@ def test_a_run_is_followed_to_its_end(world: World, monkeypatch: pytest.MonkeyPa
 
 def test_all_runs_are_followed_and_no_foreign_one_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(events, "REST_FACTOR", 0)
     monkeypatch.setattr(event_routes, "NEWEST", 1)
     first = world.add()
     world.add(world.globex.key)

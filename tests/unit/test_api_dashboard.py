@@ -124,6 +124,85 @@ def test_every_form_of_a_session_needs_its_token(world: World) -> None:
     assert "can be replayed" in conflict.text
 
 
+def test_a_running_run_is_asked_to_end_and_then_forced(world: World) -> None:
+    run_id, waiting = world.add(), world.add()
+    world.set_run(run_id, state="STARTED", waiting_for=None, publish_at=None, worker_id="w", started_at=now(), attempt=1, fence=1)
+    log_in(world)
+    fresh = page(world, f"/runs/{run_id}").text
+    assert 'form="revoke"' in fresh
+    assert 'form="terminate"' in fresh
+    assert 'form="terminate"' not in page(world, f"/runs/{waiting}").text
+    token = token_in(page(world, "/"))
+    assert form(world, f"/runs/{run_id}/terminate").status_code == 403
+    form(world, f"/runs/{run_id}/revoke", csrf_token=token)
+    asked = page(world, f"/runs/{run_id}").text
+    assert "it ends at its next checkpoint" in asked
+    assert 'form="revoke"' not in asked
+    assert 'form="terminate"' in asked
+    assert "Revocation requested" in page(world, "/").text
+    form(world, f"/runs/{run_id}/terminate", csrf_token=token)
+    forced = page(world, f"/runs/{run_id}").text
+    assert "by force" in forced
+    assert 'form="terminate"' not in forced
+
+
+def test_admins_pause_and_resume_queues_and_others_see_it(world: World) -> None:
+    log_in(world)
+    token = token_in(page(world, "/"))
+    assert 'form="pause-queue"' not in page(world, "/").text
+    assert form(world, "/queues/pause", csrf_token=token, queue="default").status_code == 403
+    world.http.cookies.clear()
+    log_in(world, world.admin_key)
+    token = token_in(page(world, "/"))
+    assert form(world, "/queues/pause", queue="default").status_code == 403
+    assert form(world, "/queues/pause", csrf_token=token, queue="default").status_code == 303
+    assert form(world, "/queues/pause", csrf_token=token, queue="nonsense").status_code == 404
+    assert page(world, "/").text.count(">Paused<") == 1
+    world.http.cookies.clear()
+    log_in(world)
+    assert page(world, "/").text.count(">Paused<") == 1
+    world.http.cookies.clear()
+    log_in(world, world.admin_key)
+    form(world, "/queues/resume", csrf_token=token_in(page(world, "/")), queue="default")
+    assert ">Paused<" not in page(world, "/").text
+
+
+def test_dead_letters_say_why_and_are_replayed_or_purged_for_the_count_that_was_shown(world: World) -> None:
+    facts = {"state": "FAILURE", "waiting_for": None, "publish_at": None, "dead_lettered_at": now(), "error_type": "E", "error": "No."}
+    ids = {reason: world.add() for reason in ("crashed", "permanent", "attempts_exhausted", "expired")}
+    for reason, run_id in ids.items():
+        world.set_run(run_id, **facts, reason=reason)
+    theirs = world.add(world.globex.key)
+    world.set_run(theirs, **facts, reason="crashed")
+    log_in(world)
+    shown = page(world, "/dead-letters").text
+    assert "Its worker process was lost while it ran." in shown
+    assert "Purge all 4" in shown
+    assert theirs not in shown
+    token = token_in(page(world, "/dead-letters"))
+    narrowed = page(world, "/dead-letters?reason=crashed").text
+    assert ids["crashed"] in narrowed
+    assert ids["permanent"] not in narrowed
+    assert "Replay these 1" in narrowed
+    for action in ("replay-one", "replay", "purge"):
+        assert form(world, f"/dead-letters/{action}", expect="4", run_id=ids["crashed"]).status_code == 403
+    assert form(world, "/dead-letters/replay-one", csrf_token=token, run_id=theirs).status_code == 404
+    assert form(world, "/dead-letters/replay-one", csrf_token=token, run_id=ids["crashed"]).status_code == 303
+    late = form(world, "/dead-letters/purge", csrf_token=token, expect="4")
+    assert late.status_code == 409
+    assert "There are 3 now" in late.text
+    assert (
+        form(world, "/dead-letters/replay", csrf_token=token, expect="1", reason="permanent")
+        .headers["location"]
+        .endswith("reason=permanent")
+    )
+    assert form(world, "/dead-letters/purge", csrf_token=token, expect="2").status_code == 303
+    states = [world.get(f"/api/tasks/{run_id}").json()["state"] for run_id in ids.values()]
+    assert states == ["PENDING", "PENDING", "FAILURE", "FAILURE"]
+    assert "No dead letters." in page(world, "/dead-letters").text
+    assert form(world, "/dead-letters/nonsense", csrf_token=token, expect="0").status_code in {404, 422}
+
+
 def test_logging_out_ends_the_session_everywhere(world: World) -> None:
     log_in(world)
     kept = world.http.cookies.get(COOKIE)
@@ -221,7 +300,7 @@ def test_nothing_that_others_wrote_becomes_markup(world: World) -> None:
     for key in (world.acme.key, world.admin_key):
         world.http.cookies.clear()
         log_in(world, key)
-        for path in ("/", f"/?q={XSS}", f"/runs/{run_id}", f"/runs/{running.id}", "/mail"):
+        for path in ("/", f"/?q={XSS}", f"/runs/{run_id}", f"/runs/{running.id}", "/mail", "/dead-letters", f"/dead-letters?reason={XSS}"):
             answer = page(world, path)
             assert answer.status_code == 200
             assert "<img" not in answer.text
@@ -354,11 +433,11 @@ def test_the_stream_sends_what_changed_and_only_that(world: World, monkeypatch: 
         if not added:
             added.append(world.add())
 
-    events = take(world, world.acme.key, "page=overview", 3, add_one)
-    assert events[0] == "retry: 2000\n\n"
-    assert set(data_of(events[1])) == {"tiles", "queues", "runs"}
-    assert added[0] in data_of(events[2])["runs"]
-    assert events[2].startswith("id: 2\nevent: regions\n")
+    sent = take(world, world.acme.key, "page=overview", 3, add_one)
+    assert sent[0] == "retry: 2000\n\n"
+    assert set(data_of(sent[1])) == {"tiles", "queues", "runs"}
+    assert added[0] in data_of(sent[2])["runs"]
+    assert sent[2].startswith("id: 2\nevent: regions\n")
     assert world.app.state.looks == {}
 
 

@@ -18,7 +18,11 @@ from demo.accounts import ACME_SUPPORT, WRONG_PASSWORD
 from demo.servers import DemoServers
 from mail.errors import AuthenticationRefused, ConnectionFailed
 from mail.fake import FakeMailbox
+from runs.current import RunRevoked, current_run, forget_revoked, revoke_here
+from runs.limits import RunTerminated
+from runs.progress import progress
 from storage.models import EmailFolder, EmailMessage, TaskRun
+from storage.outcomes import Claim
 from storage.repositories.email_clients import EmailClients
 from tests.servers.process import free_port
 from tests.unit.actor_world import Actors, acting
@@ -142,6 +146,46 @@ def test_a_connection_lost_on_the_way_keeps_what_was_stored(acting: Actors, mail
     mailbox.lose_connection_after = None
     with acting.attempt(acting.record.people.ann, number=2):
         assert actors.sync.sync_emails(client)["messages_synced"] == 1
+
+
+@pytest.mark.parametrize("by_force", [False, True])
+def test_a_revoked_sync_keeps_what_it_stored_with_its_cursor_and_frees_the_account(
+    acting: Actors, mailbox: FakeMailbox, monkeypatch: pytest.MonkeyPatch, by_force: bool
+) -> None:
+    ann = acting.record.people.ann
+    client = acting.account(ann, imap_host="imap.test")
+    for number in range(5):
+        mailbox.append(LETTER.replace(b"<1@", f"<{number}@".encode()))
+    small = get_settings().model_copy(update={"sync_batch_size": 2})
+    monkeypatch.setattr(actors.sync, "get_settings", lambda: small)
+    run_id = new_id()
+    told: list[tuple[int, int]] = []
+
+    def revoked_after_the_first_batch(done: int, total: int, note: str = "") -> None:
+        told.append((done, total))
+        claim = current_run()
+        assert claim is not None
+        if by_force:
+            raise RunTerminated  # wherever the thread is: here, between two batches
+        revoke_here(claim)
+        progress(done, total, note)
+
+    monkeypatch.setattr(actors.sync, "progress", revoked_after_the_first_batch)
+    with acting.attempt(ann, run_id=run_id), pytest.raises(RunRevoked):
+        actors.sync.sync_emails(client)
+    account = acting.client(client)
+    assert (account.syncing_run_id, account.last_error, account.last_sync_at) == (None, None, None)
+    stored = acting.record.count(EmailMessage)
+    assert 0 < stored < 5
+    assert len(told) == 1
+    with acting.record.session(ann) as session:
+        folder = session.scalars(select(EmailFolder)).one()
+        assert folder.uid_validity is not None
+    monkeypatch.setattr(actors.sync, "progress", progress)
+    with acting.attempt(ann, run_id=run_id, number=2) as again:
+        forget_revoked(Claim(again, ann.tenant_id, ann.user_id, "t", "send", {}, 1, 4, 1, None, None, None))
+        assert actors.sync.sync_emails(client)["messages_synced"] == 5 - stored
+    assert acting.record.count(EmailMessage) == 5
 
 
 def test_an_account_that_is_being_synced_snoozes_another_sync(acting: Actors, mailbox: FakeMailbox) -> None:
