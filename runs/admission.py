@@ -38,10 +38,10 @@ class Admission:
         with self._transaction() as connection:
             lanes = admission.limited_lanes(connection, self._after)
         self._after = lanes[-1] if len(lanes) == PAGE else None
-        found = len(lanes)
-        while found:
+        goes_on = bool(lanes)
+        while goes_on:
             with self._transaction() as connection:
-                admitted, found = admission.admit(connection, lanes, self._window, urgency_of)
+                admitted, goes_on = admission.admit(connection, lanes, self._window, urgency_of)
             if not self._publish(admitted):
                 return
 

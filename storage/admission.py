@@ -1,8 +1,8 @@
 """The statements of limits: how many runs of a tenant or over a mail host may be under way, and which of the waiting ones are next.
 
 A run is under way from its admission until it has ended, failed or been put off: while it is published or held, and while it is
-STARTED; a suspect keeps its place until it has run alone. Whoever admits locks the rows of the limits first, in one order, and
-counts then: any number of relays admit no more than one would. Nothing that waits stands before another: each lane (a tenant's
+STARTED; a suspect keeps its place until it has run alone. Whoever sees room locks the rows of the limits, in one order, and counts
+again: any number of relays admit no more than one would. Nothing that waits stands before another: each lane (a tenant's
 runs over one mail host, in one queue, of one priority) is looked at for itself.
 """
 
@@ -17,7 +17,7 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, or_, select, text, union_all, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, or_, select, text, tuple_, union_all, update
 
 from storage.barriers import TENANT_NAME, is_paused, is_unswept
 from storage.dispatch import BATCH, MESSAGE_COLUMNS, NOT_ON_A_BROKER, Publishable, let_through, wait_behind
@@ -29,6 +29,7 @@ from storage.walks import PAGE, beginnings, queues_in_use
 
 AHEAD_SECONDS = 5.0
 """So many seconds' worth of starts may be on their way at most: no more pile up while nobody works."""
+FEW = 10
 LimitKey = tuple[str, str]
 """Kind and name."""
 Urgency = Callable[[str, int], tuple[int, int]]
@@ -74,6 +75,11 @@ class Allowance:
         by_number = math.inf if self.concurrency is None else max(0, self.concurrency - self.running)
         return by_number if self.per_minute is None else min(by_number, max(1, int(self.per_minute / 60 * AHEAD_SECONDS)))
 
+    @property
+    def excess(self) -> int:
+        """How many too many are."""
+        return int(max(0, self.queued - self.most_queued))
+
 
 def limited_lanes(connection: Connection, after: LimitedLane | None = None) -> list[LimitedLane]:
     """A page of the lanes with waiting runs, from behind `after`; those without a mail host come first."""
@@ -90,10 +96,12 @@ def limited_lanes(connection: Connection, after: LimitedLane | None = None) -> l
     return lanes
 
 
-def admit(connection: Connection, lanes: Sequence[LimitedLane], window: int, urgency: Urgency) -> tuple[list[Publishable], int]:
+def admit(connection: Connection, lanes: Sequence[LimitedLane], window: int, urgency: Urgency) -> tuple[list[Publishable], bool]:
     """Admits what the limits allow, the most urgent first and the tenants in turn. What has room in its lane's window counts as
-    published from now on and is returned, the rest is held. Also returns how many runs wait for something else now."""
-    allowances = _locked(connection, lanes)
+    published from now on and is returned, the rest is held. Also returns whether there may be more at once."""
+    seen = _allowances_of(connection, lanes)
+    lanes = [lane for lane in lanes if _room(lane, seen) >= 1]
+    allowances = _allowances_of(connection, lanes, lock=True)
     by_urgency: dict[tuple[int, int], list[LimitedLane]] = defaultdict(list)
     for lane in lanes:
         by_urgency[urgency(lane.queue, lane.priority)].append(lane)
@@ -108,44 +116,47 @@ def admit(connection: Connection, lanes: Sequence[LimitedLane], window: int, urg
         if allowance.taken and allowance.per_minute is not None:
             spent = {"tokens": allowance.tokens - allowance.taken, "refilled_at": allowance.now}
             connection.execute(update(Limit).where(Limit.kind == kind, Limit.name == name).values(**spent))
-    return let_through(connection, admitted, window), len(admitted) + len(paused)
+    return let_through(connection, admitted, window), bool(paused) or len(admitted) >= BATCH
 
 
 def sweep(connection: Connection) -> bool:
-    """Takes back a batch of what a limit has too much of on its way. False when there is no limit left to be swept."""
-    unswept = _locking(is_unswept(Limit)).order_by(Limit.swept_at).limit(1).with_for_update(skip_locked=True)
-    row = connection.execute(unswept).one_or_none()
-    if row is not None and not take_back(connection, row.kind, row.name):
-        connection.execute(update(Limit).where(Limit.kind == row.kind, Limit.name == row.name).values(swept_at=db_now()))
-    return row is not None
+    """Takes back what limits have too much of on its way, a batch of a few of them. False when there is no limit left to be swept."""
+    unswept = _limits(is_unswept(Limit)).order_by(Limit.swept_at.is_not(None)).limit(PAGE)
+    found = _allowances(connection, connection.execute(unswept.with_for_update(skip_locked=True)).all())
+    crowded = [key for key, allowance in found.items() if allowance.excess]
+    turned = [key for key in crowded[:FEW] if _take_back(connection, *key, found[key].excess)]
+    quiet = [key for key in found if key not in turned and key not in crowded[FEW:]]
+    if quiet:
+        connection.execute(update(Limit).where(tuple_(Limit.kind, Limit.name).in_(quiet)).values(swept_at=db_now()))
+    return bool(found)
 
 
-def take_back(connection: Connection, kind: str, name: str) -> int:
-    """A limit that is new or lower: what waits for a worker, the newest first, waits to be admitted as far as it is too much.
+def take_back(connection: Connection, kind: str, name: str) -> None:
+    """A limit that is new or lower: a batch of what waits for a worker, the newest first, waits to be admitted as far as it is too
+    much. What is STARTED goes on."""
+    rows = connection.execute(_limits(and_(Limit.kind == kind, Limit.name == name)).with_for_update()).all()
+    _take_back(connection, kind, name, _allowances(connection, rows)[kind, name].excess)
 
-    What is STARTED goes on. Returns how many were taken back, at most a batch.
-    """
-    row = connection.execute(_locking(and_(Limit.kind == kind, Limit.name == name)).with_for_update()).one()
-    allowance = _allowances(connection, [row])[kind, name]
-    excess = int(min(BATCH, max(0, allowance.queued - allowance.most_queued)))
+
+def _take_back(connection: Connection, kind: str, name: str, excess: int) -> bool:
     taken: list[str] = []
     for place in _queued(connection, kind):
         scope = TaskRun.tenant_id == name if kind == "tenant" else TaskRun.mail_host == name
-        newest = select(TaskRun.id).where(place, scope).order_by(TaskRun.id.desc()).limit(excess - len(taken))
+        newest = select(TaskRun.id).where(place, scope).order_by(TaskRun.id.desc()).limit(min(BATCH, excess) - len(taken))
         taken += connection.scalars(newest.with_for_update(skip_locked=True)).all()
     wait_behind(connection, WaitingFor.LIMIT, taken)
-    return len(taken)
+    return bool(taken)
 
 
-def _locked(connection: Connection, lanes: Sequence[LimitedLane]) -> dict[LimitKey, Allowance]:
-    """The limits of these lanes, each locked until the end of the transaction: nobody else admits meanwhile."""
+def _allowances_of(connection: Connection, lanes: Sequence[LimitedLane], *, lock: bool = False) -> dict[LimitKey, Allowance]:
+    """What the limits of these lanes allow now; locked until the end of the transaction, so that nobody else admits meanwhile."""
     wanted = sorted({key for lane in lanes for key in lane.limits})
     is_wanted = or_(*[and_(Limit.kind == kind, Limit.name.in_([name for of, name in wanted if of == kind])) for kind in ("host", "tenant")])
-    rows = connection.execute(_locking(is_wanted).order_by(Limit.kind, Limit.name).with_for_update()).all()
-    return _allowances(connection, rows)
+    statement = _limits(is_wanted).order_by(Limit.kind, Limit.name)
+    return _allowances(connection, connection.execute(statement.with_for_update() if lock else statement).all())
 
 
-def _locking(condition: ColumnElement[bool]) -> Select[Any]:
+def _limits(condition: ColumnElement[bool]) -> Select[Any]:
     columns: list[Any] = [Limit.kind, Limit.name, Limit.concurrency, Limit.per_minute, Limit.tokens, Limit.refilled_at]
     return select(*columns, db_now().label("now")).where(condition)
 
@@ -191,7 +202,7 @@ def _longest_waiting(
     connection: Connection, lanes: Sequence[LimitedLane], allowances: dict[LimitKey, Allowance], limit: int
 ) -> Iterator[Any]:
     """The next runs of the lanes that are open, locked: no more of a lane than may be admitted, and its share of `limit`."""
-    rooms = {lane: min([allowances[key].room for key in lane.limits if key in allowances], default=math.inf) for lane in lanes}
+    rooms = {lane: _room(lane, allowances) for lane in lanes}
     lanes = [lane for lane in lanes if rooms[lane] > 0]
     share = math.ceil(limit / len(lanes)) if lanes else 0
     for lane in lanes:
@@ -205,6 +216,10 @@ def _longest_waiting(
             .limit(int(min(rooms[lane], share)))
             .with_for_update(skip_locked=True)
         )
+
+
+def _room(lane: LimitedLane, allowances: dict[LimitKey, Allowance]) -> float:
+    return min([allowances[key].room for key in lane.limits if key in allowances], default=math.inf)
 
 
 def _in_turn(rows: Sequence[Any]) -> Iterator[Any]:

@@ -70,7 +70,7 @@ class Counts(Repository):
         self._known = {*known, *recent}
         in_queue, are_short = self._in_queues()
         elsewhere, are_cut = self._elsewhere()
-        retries, dead = self._of_state(State.RETRY, EXCEPTIONS), self._of_state(State.FAILURE, DEAD)
+        retries, dead = self._behind(f"{EXCEPTIONS} AND state = 'RETRY'"), self._behind(DEAD)
         running = self._count_up_to(text("state = 'STARTED'"), BUDGET)
         live: Numbers = {}
         capped = set()
@@ -84,7 +84,7 @@ class Counts(Repository):
                 (queue, str(state)) for state, found in ((State.RETRY, retries), (State.FAILURE, dead)) if found[queue] >= LOWEST_CAP
             }
         looked_at = sum(numbers.total() for numbers in recent.values())
-        return RunCounts(live, recent, looked_at, frozenset(capped), self.oldest_waiting(sorted(in_queue)))
+        return RunCounts(live, recent, looked_at, frozenset(capped), self.oldest_waiting(sorted(+in_queue)))
 
     def oldest_waiting(self, queues: Sequence[str]) -> dict[str, datetime]:
         """Queue to the creation time of its longest waiting run that is due: of the published ones, and the first held of each lane."""
@@ -111,9 +111,9 @@ class Counts(Repository):
         """
         return self.session.scalars(text(_QUEUES.format(condition=condition))) if self.identity.is_system else self._known
 
-    def _of_state(self, state: State, condition: str) -> Counter[str]:
-        wanted = and_(text(condition), TaskRun.state == state)
-        return self._each(list(self._queues_of(f"{condition} AND state = '{state}'")), (wanted,), LOWEST_CAP)
+    def _behind(self, condition: str) -> Counter[str]:
+        """By queue, what an index that begins with it holds; without a further condition no row is looked at."""
+        return self._each(list(self._queues_of(condition)), (text(condition),), LOWEST_CAP)
 
     def _each(self, queues: Sequence[str], conditions: Sequence[Condition], cap: int) -> Counter[str]:
         """Queue to number, each of the conditions counted up to the cap."""

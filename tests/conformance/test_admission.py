@@ -178,6 +178,7 @@ def test_what_is_blocked_by_its_host_does_not_block_others_behind_it(world: Worl
     still(world)
     limit(world, world.people.acme, concurrency=3)
     limit(world, "slow", concurrency=1)
+    limit(world, "quick", concurrency=9)
     slow = sorted(world.enqueue(mails.mail, host="SLOW.") for _ in range(4))
     quick = sorted(world.enqueue(mails.mail, host="quick") for _ in range(4))
     attend(world)
@@ -313,11 +314,12 @@ def test_what_is_beyond_the_window_is_held(world: World) -> None:
 def test_a_paused_run_takes_nobodys_place(world: World) -> None:
     still(world)
     limit(world, world.people.acme, concurrency=1)
-    paused, other = world.enqueue(world.toys.add, x=1), world.enqueue(world.toys.urgent, text="other")
-    world.set_run(other, priority=0)
+    paused = world.enqueue(world.toys.add, x=1)
     with world.session() as session:
         Controls(session).pause("task", "add")
-    world.set_run(paused, waiting_for="limit")  # as if nobody had turned it yet
+    attend(world)
+    world.set_run(paused, waiting_for="limit")  # as if recorded by a transaction that did not see the pause
+    other = world.enqueue(world.toys.lazy, text="behind it")
     attend(world)
     assert (world.run(paused).waiting_for, world.run(other).waiting_for) == ("pause", "queue")
     with world.session() as session:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,12 @@ from sqlalchemy import delete, event, update
 
 from core.clock import now
 from core.errors import ConflictError
+from core.tenancy import acting_as
 from runs.followers import chain, group
 from runs.relay import Relay
 from runs.task import Call
 from storage import followers
+from storage.engine import relay_connection
 from storage.models import TaskRun
 from storage.outcomes import Outcome
 from storage.repositories.runs import TaskRuns
@@ -26,6 +30,8 @@ from tests.conformance.test_losses import turn
 from tests.conformance.wires import RedisWire, Wire
 from tests.servers.redis import Redis
 from tests.toys import together
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -57,6 +63,16 @@ def test_the_callback_runs_once_when_all_members_have_ended_however(running: Wor
     assert callback.started_at is not None
     assert callback.started_at >= max(run.finished_at or now() for run in ended)
     assert (callback.fence, callback.result) == (1, following.seen[0])
+
+
+def test_the_example_of_the_guide_runs(running: World) -> None:
+    guide = (ROOT / "docs" / "chains-and-groups.md").read_text()
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "sum_of_squares" in block]
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(example, namespace)
+    with acting_as(running.people.ann):
+        run_id = namespace["sum_of_squares"]([1, 2, 3])
+    assert running.wait_for(run_id).result == 14
 
 
 def test_a_member_that_is_replayed_after_the_callback_started_changes_nothing(running: World, following: Following) -> None:
@@ -112,6 +128,8 @@ def test_ten_thousand_members_take_a_few_statements(world: World, following: Fol
         ended = {"state": "SUCCESS", "waiting_for": None, "publish_at": None}
         session.execute(update(TaskRun).where(TaskRun.group_id == made.id, TaskRun.id != made.run_ids[7]).values(**ended))
     world.relay_turn()
+    with relay_connection(world.engine) as connection:
+        assert followers.release_callbacks(connection, [made.id]) == 0  # whoever tells of it
     assert world.run(made.callback_id).waiting_for == "run"
     end(world, made.run_ids[7])
     world.start_worker()

@@ -142,6 +142,7 @@ def test_a_retry_that_becomes_due_while_its_task_is_paused_waits_and_loses_no_at
     run_id = world.enqueue(world.toys.add, x=1)
     world.set_run(run_id, state="RETRY", waiting_for="eta", attempt=1, eta=db_now_plus(60.0), publish_at=db_now_plus(60.0))
     pause(world, "task", "add")
+    world.relay_turn()
     assert world.run(run_id).waiting_for == "eta"  # its time has not come
     world.set_run(run_id, eta=db_now(), publish_at=db_now())
     world.start_worker()
@@ -168,6 +169,7 @@ def test_a_run_that_two_pauses_are_in_the_way_of_waits_for_both(world: World) ->
     with world.session() as session:
         assert [(row.kind, row.name) for row in Controls(session).pauses()] == [("queue", "default"), ("task", "add")]
     resume(world, "queue", "default")
+    assert world.run(run_id).waiting_for == "pause"
     world.relay_turn()
     assert world.run(run_id).waiting_for == "pause"
     resume(world, "task", "add")
@@ -203,8 +205,8 @@ def test_no_process_empties_itself_for_a_paused_suspect(world: World) -> None:
     run_id = world.enqueue(world.toys.add, x=1)
     world.set_run(run_id, state="RETRY", waiting_for="broker", publish_at=db_now(), is_suspect=True)
     pause(world, "queue", "default")
-    world.set_run(run_id, waiting_for="broker", publish_at=db_now())  # lost with its worker, after the pause was swept
     relay.attend()
+    world.set_run(run_id, waiting_for="broker", publish_at=db_now())  # lost with its worker, after the pause was swept
     relay.attend()
     assert (world.run(run_id).waiting_for, offers) == ("pause", [])
     resume(world, "queue", "default")
