@@ -31,8 +31,7 @@ BUSY_SECONDS = 0.4
 """With the quarter second that an idle turn takes at most, held messages go back in well under a second."""
 EXTRA_WAITING = 16
 """How many messages beyond the free threads a polled broker may still bring."""
-LOOK_SECONDS = 0.05
-"""A recorder that has run dry looks for held runs, but not more often than this."""
+LOOK_SECONDS = 0.05  # a recorder that has run dry looks for held runs, but not more often than this
 OTHER_WAY_EVERY = 4
 """Every so many turns the less urgent of messages and held runs goes first, so that neither ever starves."""
 PATIENCE_SECONDS = 30.0
@@ -64,6 +63,7 @@ class Recorder(threading.Thread):
         self._stopping = threading.Event()
         self._lanes = HeldRuns(hooks.find_held)
         self._looked_at = 0.0
+        self._must_look = False
         self._is_dry = False  # something was claimed since the last look
         self._turns = 0
         self._alone_until: float | None = None  # claims nothing but one suspect at a time, once the others have ended
@@ -273,19 +273,22 @@ class Recorder(threading.Thread):
         return IDLE_SECONDS
 
     def _heed(self, event: Wake) -> None:
-        if event is Wake.HELD:
-            self._is_dry = True
-            self._looked_at = 0.0
+        if event is Wake.HELD:  # from the relay, once a second
+            self._must_look = True
         elif event is Wake.SUSPECTS and not self.is_alone and self._claiming:
             log.info("keeps_to_one_run", worker=self.worker_id)
             self._alone_until = time.monotonic() + PATIENCE_SECONDS
             self._hooks.consume(False)
 
     def _look_if_dry(self) -> None:
-        """Whoever has run out of messages looks whether runs are held. A broken record is the turn's business, not this look's."""
+        """Whoever has run out of messages looks whether runs are held. When the relay says that there are some, all lanes are read
+        from their beginnings: other tenants' may be new, and runs may have been put back behind a place that was reached."""
         now = time.monotonic()
-        if self._is_dry and not self._lanes and not self._waiting and self._free() > 0 and now - self._looked_at >= LOOK_SECONDS:
-            self._looked_at, self._is_dry = now, False
+        is_dry = self._is_dry and not self._lanes and not self._waiting and self._free() > 0
+        if self._must_look or (is_dry and now - self._looked_at >= LOOK_SECONDS):
+            if self._must_look:
+                self._lanes.start_over()
+            self._looked_at, self._is_dry, self._must_look = now, False, False
             self._lanes.look()
 
     def _keep_alone(self) -> None:
@@ -321,17 +324,14 @@ class Recorder(threading.Thread):
 
     def _give_back_if_busy(self) -> None:
         """A process whose threads stay busy keeps no message that an idle one could start."""
-        if not self._claiming:
-            return
         is_busy = len(self._held) - len(self._unwritten) >= self._limit
-        if is_busy and self._waiting.longest_wait() > BUSY_SECONDS:
-            if self._is_consuming:
-                self._is_consuming = False
-                self._hooks.consume(False)
+        if not self._claiming or self.is_alone or (is_busy and self._waiting.longest_wait() <= BUSY_SECONDS):
+            return
+        if self._is_consuming is is_busy:
+            self._is_consuming = not is_busy
+            self._hooks.consume(not is_busy)
+        if is_busy:
             self._return_waiting()
-        elif not is_busy and not self._is_consuming:
-            self._is_consuming = True
-            self._hooks.consume(True)
 
     def _return_waiting(self) -> None:
         settle_all(told(self._waiting.take_all(), Verdict.REQUEUE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -130,6 +131,7 @@ class World(Record):
         self._settings = settings
         self._worker: dramatiq.Worker | None = None
         self._relay: Housekeeper | None = None
+        self._relays = threading.local()
         self.broker = make_broker(settings)
         self.toys = Toys(self.broker)
 
@@ -147,7 +149,11 @@ class World(Record):
         self._relay.start()
 
     def relay_turn(self) -> None:
-        Relay(self.engine, self.broker.publisher, self.broker.window).turn()
+        relay = getattr(self._relays, "relay", None)  # one for each thread: it keeps a connection open
+        if relay is None or self._relays.broker is not self.broker:
+            relay = self._relays.relay = Relay(self.engine, self.broker.publisher, self.broker.window)
+            self._relays.broker = self.broker
+        relay.turn()
 
     def stop_worker(self, *, grace_ms: int = 5000) -> None:
         """As SIGTERM does."""
