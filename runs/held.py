@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from brokers.queues import policy_of
 from storage.outcomes import Claim, HeldLane
@@ -57,7 +56,9 @@ class HeldRuns:
             return []
         lanes = list(self._lanes[urgency].values())[:number]
         share, rest = divmod(number, len(lanes))
-        return [replace(lane, wanted=share + (place < rest)) for place, lane in enumerate(lanes)]
+        for place, lane in enumerate(lanes):
+            lane.wanted = share + (place < rest)
+        return lanes
 
     def took(self, lanes: Sequence[HeldLane], claims: Iterable[Claim]) -> None:
         """What came of them. A lane that gave less than was wanted is empty, until somebody looks again; the others queue up."""
@@ -68,7 +69,8 @@ class HeldRuns:
             urgency, key = urgency_of(lane.queue, lane.priority), _key(lane)
             del self._lanes[urgency][key]
             if len(ids[key]) >= lane.wanted:
-                self._lanes[urgency][key] = replace(lane, after=max(ids[key]))
+                lane.after = max(ids[key])
+                self._lanes[urgency][key] = lane
             if not self._lanes[urgency]:
                 del self._lanes[urgency]
 
