@@ -38,5 +38,5 @@ def make_broker(settings: Settings) -> RunBroker:
             consumers.append(RedisConsumer(settings.redis, on_delivery, room))
         return consumers
 
-    lifespan = Lifespan(settings.worker_max_tasks_per_child, settings.worker_max_memory_mb * 1024 * 1024)
+    lifespan = Lifespan(settings.worker_max_tasks_per_child or None, settings.worker_max_memory_mb * 1024 * 1024 or None)
     return RunBroker(Parts(get_engine, get_encoder, open_sink, make_consumers, settings.claim_ahead, settings.tenant_window, lifespan))

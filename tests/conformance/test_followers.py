@@ -37,6 +37,11 @@ def wire(redis_server: Redis) -> Wire:
     return wire
 
 
+@pytest.fixture(autouse=True)
+def _every_look_walks_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "WALK_SECONDS", 0.0)
+
+
 @pytest.fixture
 def following(world: World) -> Following:
     return Following()
@@ -236,7 +241,6 @@ def test_what_nobody_tells_of_is_found_by_the_walk(world: World, following: Foll
     small = {"walk_predecessors": followers.walk_predecessors, "walk_groups": followers.walk_groups}
     for name, walk in small.items():
         monkeypatch.setattr(followers, name, lambda connection, after, walk=walk: walk(connection, after, 2))
-    monkeypatch.setattr(releases, "WALK_SECONDS", 0.0)
     toys = world.toys
     waiting = [chained(world, toys.add.options(delay=3600).with_arguments(x=1), toys.add.with_arguments(x=2)) for _ in range(5)]
     steps = chained(world, *[toys.add.with_arguments(x=number) for number in range(3)])

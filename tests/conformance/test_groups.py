@@ -15,6 +15,7 @@ from sqlalchemy import delete, event, update
 from core.clock import now
 from core.errors import ConflictError
 from core.tenancy import acting_as
+from runs import releases
 from runs.followers import chain, group
 from runs.relay import Relay
 from runs.task import Call
@@ -40,6 +41,11 @@ def wire(redis_server: Redis) -> Wire:
     wire = RedisWire(redis_server)
     wire.clean()
     return wire
+
+
+@pytest.fixture(autouse=True)
+def _every_look_walks_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "WALK_SECONDS", 0.0)
 
 
 @pytest.fixture
