@@ -116,6 +116,8 @@ def test_two_members_that_end_at_once_release_the_callback_once(world: World, mo
         for relay in relays:
             relay.releases.ended(claimed.values(), [])
         together(*ends, *[relay.attend for relay in relays])
+        for relay in relays:
+            relay.close()
         world.relay_turn()  # if both had looked too early
         assert world.run(made.callback_id).waiting_for == "queue"
         assert sum(released) == 1

@@ -371,6 +371,6 @@ SCENARIOS = (
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 KNOWN_FAILURES: dict[str, str] = {
-    "postgres-half-open": "connections to PostgreSQL have no keepalive and no TCP_USER_TIMEOUT",
+    "postgres-half-open": "the proxy's kernel answers the keepalives that would tell; psycopg2 has no time-out of its own",
 }
 """Scenarios that show a bug which somebody is mending, and which."""
