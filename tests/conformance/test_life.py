@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pytest
 from sqlalchemy import delete
 
 from brokers.message import Envelope
 from brokers.queues import Priority
 from core.clock import now
-from core.errors import ConflictError
 from core.tenancy import acting_as
 from runs.enqueue import enqueue
 from runs.task import Call
