@@ -27,15 +27,13 @@ from storage.record import Record
 log = get_logger(__name__)
 IDLE_SECONDS = 0.25
 BROKEN_SECONDS = 0.5
-BUSY_SECONDS = 0.4
-"""With the quarter second that an idle turn takes at most, held messages go back in well under a second."""
-EXTRA_WAITING = 16
-"""How many messages beyond the free threads a polled broker may still bring."""
+BUSY_SECONDS = 0.4  # with the quarter second of an idle turn, held messages go back in well under a second
+EXTRA_WAITING = 16  # how many messages beyond the free threads a polled broker may still bring
 LOOK_SECONDS = 0.05  # a recorder that has run dry looks for held runs, but not more often than this
 OTHER_WAY_EVERY = 4
 """Every so many turns the less urgent of messages and held runs goes first, so that neither ever starves."""
-PATIENCE_SECONDS = 30.0
-"""How long a process waits for its other runs to end, so that it can run a suspect alone."""
+PATIENCE_SECONDS = 30.0  # how long a process waits for its other runs to end, so that it can run a suspect alone
+DOUBT_SECONDS, OWN_SECONDS = 120.0, 3.0  # so long and so often claims of a turn without answer are looked for: they may come late
 
 
 class Recorder(threading.Thread):
@@ -57,7 +55,7 @@ class Recorder(threading.Thread):
         self._held: dict[str, RunMessage] = {}  # claimed; until the outcome is committed
         self._abandoned: set[str] = set()
         self._in_doubt: set[str] = set()  # claims that may have been committed although nobody answered
-        self._has_doubts = False  # a turn got no answer: it may have claimed held runs that nobody knows of
+        self._doubts_until = self._doubted_at = 0.0  # a turn got no answer: it may have claimed runs that nobody knows of
         self._unwritten: list[RunMessage] = []  # finished; outcome not committed yet
         self._claiming = True
         self._stopping = threading.Event()
@@ -142,7 +140,7 @@ class Recorder(threading.Thread):
             except Exception as error:
                 log.warning("record_unreachable", error=type(error).__name__, unwritten=len(self._unwritten))
                 self._lanes.start_over()
-                self._has_doubts = True
+                self._doubts_until = time.monotonic() + DOUBT_SECONDS
                 time.sleep(BROKEN_SECONDS)
         self._hand_back_the_rest()
         self._record.close()
@@ -150,7 +148,7 @@ class Recorder(threading.Thread):
     def turn(self) -> None:
         """One round trip: outcomes and claims, then their consequences."""
         self._gather()
-        if self._has_doubts:
+        if self._doubts_until and time.monotonic() - self._doubted_at > OWN_SECONDS:
             self._take_back_own()
         if not self._claiming or self.is_alone:
             self._return_waiting()
@@ -199,7 +197,9 @@ class Recorder(threading.Thread):
             if run_id not in self._held and run_id not in self._in_doubt:
                 self._in_doubt.add(run_id)
                 self._waiting.add(RunMessage(Envelope(run_id, task, queue_name, tenant_id), None))
-        self._has_doubts = False
+        self._doubted_at = time.monotonic()
+        if self._doubted_at > self._doubts_until:
+            self._doubts_until = 0.0
 
     def _isolate(self, done: list[RunMessage]) -> None:
         """The database refuses what one of these would write. That one fails with a reason; the others are not held up by it."""

@@ -56,6 +56,8 @@ def fixed_settings(directory: Path, **values: Any) -> Settings:
         "credential_encryption_key": SecretStr(KEY),
         "allow_private_mail_hosts": True,
         "log_format": "json",
+        "worker_max_tasks_per_child": 0,  # the worker is in the test's own process, which nobody replaces
+        "worker_max_memory_mb": 0,
     }
     return FixedSettings(**{**given, **values})
 
