@@ -133,7 +133,7 @@ class Relay:
         heart could beat, and living workers would be robbed of what they are running."""
         try:
             self._lookout.look()
-        except Exception:
+        except Exception:  # raised again: only that the database did not answer is remembered
             self._steady_since = None
             raise
         now = time.monotonic()

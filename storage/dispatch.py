@@ -98,7 +98,7 @@ class Lookout:
             with self._prepared.cursor() as cursor:
                 cursor.execute("EXECUTE mailroom_look")
                 return ToDo(*cursor.fetchone())
-        except Exception:
+        except Exception:  # whatever it was, the next look begins with a new connection; the caller hears of it
             self._prepared.close()
             raise
 

@@ -174,7 +174,7 @@ def properties_of(properties: bytes) -> pika.BasicProperties:
     """pika's object for properties as they came; an empty one when pika cannot read them, for anybody may send anything."""
     try:
         return pika.BasicProperties().decode(properties)
-    except Exception:
+    except Exception:  # pika's decoder raises what its struct and codec calls raise, for bytes that anybody chose
         return pika.BasicProperties()
 
 
