@@ -19,6 +19,8 @@ KEEP_QUIET_SECONDS = 1.0
 WATCHDOG_SECONDS = 12.0
 """Less than a heart may pause (15 s)."""
 POLL_SECONDS = 0.02
+LEAVING_SECONDS = 0.8
+"""Less than what is handed back waits until it is due (runs/recorder.py)."""
 
 
 def main() -> int:
@@ -62,14 +64,22 @@ def main() -> int:
         time.sleep(POLL_SECONDS)  # a run that will not end is not waited for longer than the others
     is_stuck = actors.broker.recorder.has_abandoned
     worker.stop(timeout=0 if is_stuck else max(0, int((end - time.monotonic()) * 1000)))
-    actors.broker.close()
     watchdog.stop()
     faulthandler.cancel_dump_traceback_later()
+    actors.broker.on_leaving = vanish_soon
+    leaves_threads = is_stuck or not actors.broker.recorder.is_empty
+    actors.broker.close()
     code = RETIRED if grace else 0
-    if is_stuck:
+    if leaves_threads:
         sys.stdout.flush()
-        os._exit(code)  # not by returning: its thread may hold a lock that the interpreter's own end waits for
-    return code  # all threads are daemons: one that did not end in time, whose run was handed back, ends with the process
+        os._exit(code)  # not by returning: they would go on beside the retry, and may hold a lock that the interpreter's own end waits for
+    faulthandler.cancel_dump_traceback_later()
+    return code
+
+
+def vanish_soon() -> None:
+    """No run may go on here when it is due elsewhere, and the database's answer to the hand-back may never come."""
+    faulthandler.dump_traceback_later(LEAVING_SECONDS, exit=True)
 
 
 def keep_watchdog_quiet() -> None:

@@ -82,7 +82,9 @@ class RunBroker(dramatiq.Broker):
         self.life: Life
         self._relay: Relay | None = None
         self._admitter: Housekeeper | None = None  # of a process that has no relay
+        self._is_shut_down = False  # a worker's loop has ended; what it could not end is still to be handed back
         self.on_retire: Retire = end_process
+        self.on_leaving: Callable[[], None] = lambda: None  # runs are about to be handed back: the process must end soon, whatever happens
 
     def task(self, name: str) -> Task[Any, Any]:
         """A declared task. Raises dramatiq's ActorNotFound."""
@@ -146,7 +148,7 @@ class RunBroker(dramatiq.Broker):
         housekeeper.wake()
 
     def close(self) -> None:
-        """Sends what is left to be published and closes the connections."""
+        """Sends what is left to be published, closes the connections and, in a worker process that is about to end, says goodbye."""
         with self._lock:
             publisher, self._publisher = self._publisher, None
             admitter, self._admitter = self._admitter, None
@@ -154,6 +156,9 @@ class RunBroker(dramatiq.Broker):
             admitter.stop()
         if publisher is not None:
             publisher.close()
+        if self._is_shut_down:
+            self._is_shut_down = False
+            self._leave()
 
     # The worker's side.
 
@@ -198,7 +203,7 @@ class RunBroker(dramatiq.Broker):
         self.recorder.stop_claiming()
 
     def shut_down(self) -> None:
-        """Writes the last outcomes, hands back what did not end, and says goodbye."""
+        """Writes the last outcomes. What has not ended is still this worker's: `close`, after which the process ends, hands it back."""
         self.recorder.stop()
         for consumer in self.consumers:
             consumer.stop()
@@ -206,10 +211,16 @@ class RunBroker(dramatiq.Broker):
             housekeeper.stop()
         if self._relay is not None:
             self._relay.close()
-        if self.recorder.has_abandoned:  # its run is somebody else's only when this process is gone
-            log.warning("worker_leaves_a_run", worker=self.worker_id)
-            return
+        self._is_shut_down = True
+
+    def _leave(self) -> None:
         try:
+            if not self.recorder.is_empty:
+                self.on_leaving()
+            self.recorder.hand_back()
+            if self.recorder.has_abandoned:  # its run is somebody else's only when this process is gone
+                log.warning("worker_leaves_a_run", worker=self.worker_id)
+                return
             with system_connection(self._parts.get_engine()) as connection:
                 lives.forget_worker(connection, self.worker_id)
         except Exception as error:

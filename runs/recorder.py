@@ -33,6 +33,7 @@ LOOK_SECONDS = 0.05  # a recorder that has run dry looks for held runs, but not 
 OTHER_WAY_EVERY = 4
 """Every so many turns the less urgent of messages and held runs goes first, so that neither ever starves."""
 PATIENCE_SECONDS = 30.0  # how long a process waits for its other runs to end, so that it can run a suspect alone
+LEAVING_SECONDS = 1.0  # how much longer a process may live that has handed back its runs
 DOUBT_SECONDS, OWN_SECONDS = 120.0, 3.0  # so long and so often claims of a turn without answer are looked for: they may come late
 
 
@@ -123,12 +124,32 @@ class Recorder(threading.Thread):
         self._inbox.put(Wake.LOOK_AGAIN)
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Writes what is still to be written, hands back what still runs, and ends the thread."""
+        """Writes what is still to be written and ends the thread."""
         self._claiming = False
         self._stopping.set()
         self._inbox.put(Wake.LOOK_AGAIN)
         if self.is_alive():
             self.join(timeout)
+
+    def hand_back(self) -> None:
+        """The last thing a process does, after the loop has ended: runs that did not end are somebody else's. Their attempt did not happen.
+
+        They are due only after a moment, when this process and the threads that may still be at them are gone.
+        """
+        self._claiming = False
+        self._gather()
+        left = [message for message in self.runs() if message.run_id not in self._abandoned]
+        for message in left:
+            if message.claim is not None:
+                message.outcome = handed_back(message.claim, LEAVING_SECONDS)
+        if left:
+            log.warning("runs_handed_back", runs=len(left))
+        ended, self._unwritten = [*self._unwritten, *left], []
+        if ended:
+            self._commit(ended, {})
+        for message in ended:
+            self._held.pop(message.run_id, None)
+        self._record.close()
 
     # The loop.
 
@@ -142,8 +163,7 @@ class Recorder(threading.Thread):
                 self._lanes.start_over()
                 self._doubts_until = time.monotonic() + DOUBT_SECONDS
                 time.sleep(BROKEN_SECONDS)
-        self._hand_back_the_rest()
-        self._record.close()
+        settle_all(told(self.runs(), Verdict.ACK))  # whatever becomes of them, no message is needed for it
 
     def turn(self) -> None:
         """One round trip: outcomes and claims, then their consequences."""
@@ -335,16 +355,3 @@ class Recorder(threading.Thread):
 
     def _return_waiting(self) -> None:
         settle_all(told(self._waiting.take_all(), Verdict.REQUEUE))
-
-    def _hand_back_the_rest(self) -> None:
-        """Runs that did not end within the grace: their attempt did not happen, somebody else runs them."""
-        left = [message for run_id, message in self._held.items() if run_id not in self._abandoned]
-        for message in left:
-            if message.claim is not None:
-                message.outcome = handed_back(message.claim)
-        if left:
-            log.warning("runs_handed_back", runs=len(left))
-            self._commit(left, {})
-            for message in left:
-                del self._held[message.run_id]
-            settle_all(told(left, Verdict.ACK))

@@ -161,6 +161,7 @@ class World(Record):
             self._relay.stop()
         if self._worker is not None:
             self._worker.stop(grace_ms)
+            self.broker.close()
         self._worker = self._relay = None
 
     def restart(self) -> None:

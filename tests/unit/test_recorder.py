@@ -13,6 +13,7 @@ import runs.recorder
 from brokers.consumer import Delivery, Verdict
 from brokers.message import Envelope, MessageEncoder
 from brokers.stub import StubBroker, StubConsumer
+from core.clock import now
 from core.errors import UnavailableError
 from runs.hooks import RecorderHooks
 from runs.message import RunMessage
@@ -232,9 +233,24 @@ def test_stopping_returns_what_waits_and_hands_back_what_runs(recording: Recordi
     recording.recorder.start()
     recording.recorder.stop()
     assert not recording.recorder.is_alive()
+    assert recording.house.run(ids[1]).state == "STARTED"  # it still runs here; nobody else may
+    recording.recorder.hand_back()
     done, held, waiting = (recording.house.run(run_id) for run_id in ids)
     assert (done.state, held.state, held.attempt, waiting.state, waiting.fence) == ("SUCCESS", "PENDING", 0, "PENDING", 0)
     assert sorted(recording.verdicts, key=str) == [Verdict.ACK, Verdict.ACK, Verdict.REQUEUE]
+    assert held.publish_at is not None
+    assert held.publish_at > now()  # when this process is gone
+
+
+def test_what_ends_while_the_process_leaves_has_ended(recording: Recording) -> None:
+    run_id = recording.house.enqueue(recording.house.toys.add, x=1)
+    recording.offer(run_id)
+    recording.recorder.turn()
+    recording.recorder.start()
+    recording.recorder.stop()
+    recording.finish(recording.started[0])
+    recording.recorder.hand_back()
+    assert recording.house.run(run_id).state == "SUCCESS"
 
 
 def test_a_worker_that_lost_its_run_changes_nothing_with_its_outcome(recording: Recording) -> None:
