@@ -20,6 +20,7 @@ from runs.held import HeldRuns
 from runs.hooks import RecorderHooks, Wake
 from runs.message import RunMessage
 from runs.retry import ResultError, failed, handed_back
+from runs.solitude import Solitude
 from runs.waiting import WaitingMessages, told
 from storage.outcomes import Claim, HeldLane, RecordRefusedError
 from storage.record import Record
@@ -32,7 +33,6 @@ EXTRA_WAITING = 16  # how many messages beyond the free threads a polled broker 
 LOOK_SECONDS = 0.05  # a recorder that has run dry looks for held runs, but not more often than this
 OTHER_WAY_EVERY = 4
 """Every so many turns the less urgent of messages and held runs goes first, so that neither ever starves."""
-PATIENCE_SECONDS = 30.0  # how long a process waits for its other runs to end, so that it can run a suspect alone
 LEAVING_SECONDS = 1.0  # how much longer a process may live that has handed back its runs
 DOUBT_SECONDS, OWN_SECONDS = 120.0, 3.0  # so long and so often claims of a turn without answer are looked for: they may come late
 
@@ -65,7 +65,7 @@ class Recorder(threading.Thread):
         self._must_look = False
         self._is_dry = False  # something was claimed since the last look
         self._turns = 0
-        self._alone_until: float | None = None  # claims nothing but one suspect at a time, once the others have ended
+        self._solitude = Solitude(hooks.claim_alone)
 
     # Called from other threads.
 
@@ -90,7 +90,7 @@ class Recorder(threading.Thread):
     @property
     def is_alone(self) -> bool:
         """Whether the process keeps to one run at a time."""
-        return self._alone_until is not None
+        return self._solitude.is_kept
 
     def runs(self) -> list[RunMessage]:
         """What is claimed and has not ended."""
@@ -142,8 +142,7 @@ class Recorder(threading.Thread):
         for message in left:
             if message.claim is not None:
                 message.outcome = handed_back(message.claim, LEAVING_SECONDS)
-        if left:
-            log.warning("runs_handed_back", runs=len(left))
+        log.info("runs_handed_back", runs=len(left))
         ended, self._unwritten = [*self._unwritten, *left], []
         if ended:
             self._commit(ended, {})
@@ -297,7 +296,7 @@ class Recorder(threading.Thread):
             self._must_look = True
         elif event is Wake.SUSPECTS and not self.is_alone and self._claiming:
             log.info("keeps_to_one_run", worker=self.worker_id)
-            self._alone_until = time.monotonic() + PATIENCE_SECONDS
+            self._solitude.begin()
             self._hooks.consume(False)
 
     def _look_if_dry(self) -> None:
@@ -312,20 +311,14 @@ class Recorder(threading.Thread):
             self._lanes.look()
 
     def _keep_alone(self) -> None:
-        """Claims the next suspect once nothing else runs; ends when there is none, or when the others take too long."""
-        assert self._alone_until is not None
-        if not self._held and self._claiming:
-            claim = self._hooks.claim_alone()
-            if claim is not None:
-                log.info("suspect_runs_alone", task_id=claim.run_id, task_name=claim.task)
-                self._alone_until = time.monotonic() + PATIENCE_SECONDS
-                message = self._held[claim.run_id] = RunMessage.held(claim)
-                self._hooks.start_run(message)
-                return
-        elif not self._claiming or time.monotonic() < self._alone_until or len(self._held) == 1:
-            return
-        self._alone_until = None
-        self._hooks.consume(True)
+        """Starts the next suspect once nothing else runs."""
+        claim = self._solitude.next(held=len(self._held)) if self._claiming else None
+        if claim is not None:
+            message = self._held[claim.run_id] = RunMessage.held(claim)
+            self._hooks.start_run(message)
+        elif self._solitude.is_over(held=len(self._held)) or not self._claiming:
+            self._solitude.end()
+            self._hooks.consume(True)
 
     def _free(self) -> int:
         """How many runs may be claimed now."""

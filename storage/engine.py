@@ -65,7 +65,7 @@ def _make_sqlite_engine(url: str) -> Engine:
     def on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN is DEFERRED: two readers that want to write would deadlock
         cursor = connection.cursor()
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {SQLITE_BUSY_MS}", "foreign_keys = ON"):
+        for pragma in (f"busy_timeout = {SQLITE_BUSY_MS}", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -2,7 +2,8 @@
 
 from storage.models.base import Base
 from storage.models.controls import Limit, Pause
-from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, EmailMessage, OutboundEmail, OutboundRecipient
+from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, EmailMessage, EmailSource, MailHost, ThreadLink
+from storage.models.outbox import DkimKey, OutboundEmail, OutboundRecipient, Suppression
 from storage.models.runs import TaskAttempt, TaskRun, WorkerProcess
 from storage.models.schedules import Schedule, ScheduleTick
 from storage.models.tenants import ApiKey, DashboardSession, Tenant, User
@@ -11,19 +12,24 @@ __all__ = [
     "ApiKey",
     "Base",
     "DashboardSession",
+    "DkimKey",
     "EmailAttachment",
     "EmailClient",
     "EmailFolder",
     "EmailMessage",
+    "EmailSource",
     "Limit",
+    "MailHost",
     "OutboundEmail",
     "OutboundRecipient",
     "Pause",
     "Schedule",
     "ScheduleTick",
+    "Suppression",
     "TaskAttempt",
     "TaskRun",
     "Tenant",
+    "ThreadLink",
     "User",
     "WorkerProcess",
 ]

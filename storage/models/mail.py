@@ -1,11 +1,11 @@
-"""What sync stored and what will be sent. Every reference stays inside its tenant by composite foreign keys."""
+"""Mail accounts and what sync stored of them. Every reference stays inside its tenant by composite foreign keys."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.ids import new_id
@@ -15,7 +15,7 @@ from storage.types import Id, Json, UtcDateTime
 
 
 class EmailClient(Base):
-    """A mail account of a user: how to reach its IMAP and SMTP servers, and how its syncs went."""
+    """A mail account of a user: how to reach its IMAP (or POP3) and SMTP servers, and how its syncs went."""
 
     __tablename__ = "email_clients"
     __table_args__ = (
@@ -41,6 +41,18 @@ class EmailClient(Base):
     smtp_security: Mapped[str | None] = mapped_column(String(10))
     smtp_username: Mapped[str | None] = mapped_column(String(320))
     smtp_password: Mapped[bytes | None] = mapped_column(LargeBinary)
+    pop3_host: Mapped[str | None] = mapped_column(String(255))
+    pop3_port: Mapped[int | None]
+    pop3_security: Mapped[str | None] = mapped_column(String(10))
+    pop3_username: Mapped[str | None] = mapped_column(String(320))
+    pop3_password: Mapped[bytes | None] = mapped_column(LargeBinary)
+    oauth_token_url: Mapped[str | None] = mapped_column(String(500))  # set: logins take a token instead of a password (RFC 6749 section 6)
+    oauth_client_id: Mapped[str | None] = mapped_column(String(255))
+    oauth_client_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
+    oauth_refresh_token: Mapped[bytes | None] = mapped_column(LargeBinary)
+    oauth_access_token: Mapped[bytes | None] = mapped_column(LargeBinary)
+    oauth_expires_at: Mapped[datetime | None]
+    saves_sent: Mapped[bool] = mapped_column(default=False)  # append what was sent to the Sent folder; many servers do it themselves
 
     is_sync_enabled: Mapped[bool] = mapped_column(default=True)
     sync_interval: Mapped[int] = mapped_column(default=300)  # seconds
@@ -65,6 +77,8 @@ class EmailFolder(Base):
     tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"))
     client_id: Mapped[str] = mapped_column(Id)
     name: Mapped[str] = mapped_column(String(1000))
+    raw_name: Mapped[str | None] = mapped_column(Text)  # as the server spells it (modified UTF-7)
+    remote_id: Mapped[str | None] = mapped_column(String(255))  # MAILBOXID (RFC 8474): the folder by any name
     role: Mapped[str | None] = mapped_column(String(20))
     uid_validity: Mapped[int | None] = mapped_column(BigInteger)
     uid_next: Mapped[int | None] = mapped_column(BigInteger)
@@ -84,6 +98,15 @@ class EmailMessage(Base):
         ForeignKeyConstraint(["tenant_id", "folder_id"], ["email_folders.tenant_id", "email_folders.id"], ondelete="CASCADE"),
         Index("ix_email_messages_newest", "tenant_id", "client_id", "internal_date", "id"),
         Index(None, "tenant_id", "message_id"),
+        Index(None, "tenant_id", "thread_id"),
+        Index(
+            "ix_email_messages_vanished",
+            "tenant_id",
+            "client_id",
+            "vanished_at",
+            postgresql_where=text("vanished_at IS NOT NULL"),
+            sqlite_where=text("vanished_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
@@ -108,6 +131,9 @@ class EmailMessage(Base):
     body_html: Mapped[str | None] = mapped_column(Text)
     headers: Mapped[list[Any]] = mapped_column(Json)
     sha256: Mapped[str] = mapped_column(String(64))
+    remote_id: Mapped[str | None] = mapped_column(String(255))  # EMAILID (RFC 8474), X-GM-MSGID or POP3's UIDL: the mail in any folder
+    thread_id: Mapped[str | None] = mapped_column(Id)
+    vanished_at: Mapped[datetime | None]  # gone from its folder; shown to nobody, kept a while in case it turns up in another
     defects: Mapped[list[str]] = mapped_column(Json)  # what could not be read, as codes; empty for a sound message
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
 
@@ -136,50 +162,42 @@ class EmailAttachment(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
 
 
-class OutboundEmail(Base):
-    """A mail on its way out. The MIME source is built once, at accept, so that every attempt sends the same bytes."""
+class EmailSource(Base):
+    """A message as it came, compressed; kept for as long as RAW_RETENTION says."""
 
-    __tablename__ = "outbound_emails"
+    __tablename__ = "email_sources"
     __table_args__ = (
-        UniqueConstraint("tenant_id", "id"),
-        ForeignKeyConstraint(["tenant_id", "client_id"], ["email_clients.tenant_id", "email_clients.id"], ondelete="CASCADE"),
-        Index(None, "tenant_id", "status"),
-        Index("ix_outbound_emails_due", "status", "next_retry_at"),
-        UniqueConstraint("tenant_id", "run_id"),
+        ForeignKeyConstraint(["tenant_id", "email_id"], ["email_messages.tenant_id", "email_messages.id"], ondelete="CASCADE"),
+        Index(None, "created_at"),
     )
 
-    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
-    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"))
-    user_id: Mapped[str | None] = mapped_column(Id)
-    client_id: Mapped[str | None] = mapped_column(Id)
-    run_id: Mapped[str | None] = mapped_column(Id)
-    message_id: Mapped[str] = mapped_column(Text)
-    subject: Mapped[str] = mapped_column(Text, default="")
-    sender: Mapped[str] = mapped_column(String(320))
-    source: Mapped[bytes] = mapped_column(LargeBinary)
-    status: Mapped[str] = mapped_column(String(10), default="pending")
-    attempts: Mapped[int] = mapped_column(default=0)
-    max_attempts: Mapped[int] = mapped_column(default=10)
-    next_retry_at: Mapped[datetime | None]
-    expires_at: Mapped[datetime | None]
-    sent_at: Mapped[datetime | None]
-    last_error: Mapped[str | None] = mapped_column(Text)
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    email_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    source: Mapped[bytes] = mapped_column(LargeBinary)  # zlib
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
 
 
-class OutboundRecipient(Base):
-    """One envelope recipient and what the server said of it. An accepted one is never sent to again."""
+class ThreadLink(Base):
+    """A Message-ID and the conversation it belongs to, also of messages that are only referred to (RFC 5256, "REFERENCES")."""
 
-    __tablename__ = "outbound_recipients"
+    __tablename__ = "thread_links"
     __table_args__ = (
-        ForeignKeyConstraint(["tenant_id", "email_id"], ["outbound_emails.tenant_id", "outbound_emails.id"], ondelete="CASCADE"),
-        UniqueConstraint("tenant_id", "email_id", "address"),
+        ForeignKeyConstraint(["tenant_id", "client_id"], ["email_clients.tenant_id", "email_clients.id"], ondelete="CASCADE"),
+        Index(None, "tenant_id", "thread_id"),
     )
 
-    id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
-    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"))
-    email_id: Mapped[str] = mapped_column(Id)
-    address: Mapped[str] = mapped_column(String(320))
-    status: Mapped[str] = mapped_column(String(10), default="pending")
-    reply_code: Mapped[int | None]
-    error: Mapped[str | None] = mapped_column(Text)
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    client_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    message_id: Mapped[str] = mapped_column(String(64), primary_key=True)  # its SHA-256: a Message-ID may be as long as it likes
+    thread_id: Mapped[str] = mapped_column(Id)
+
+
+class MailHost(Base):
+    """A mail server that asked for a pause, or did not answer. The system's own: all tenants' accounts on it wait together."""
+
+    __tablename__ = "mail_hosts"
+
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    failures: Mapped[int] = mapped_column(default=0)  # in a row
+    closed_until: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(Text)

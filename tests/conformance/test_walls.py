@@ -24,15 +24,19 @@ from storage.models import (
     ApiKey,
     Base,
     DashboardSession,
+    DkimKey,
     EmailAttachment,
     EmailClient,
     EmailFolder,
     EmailMessage,
+    EmailSource,
     OutboundEmail,
     OutboundRecipient,
+    Suppression,
     TaskAttempt,
     TaskRun,
     Tenant,
+    ThreadLink,
     User,
 )
 from storage.repositories.email_clients import EmailClients
@@ -50,14 +54,18 @@ from tests.toys import Record
 TENANTS_TABLES: list[type[Base]] = [
     ApiKey,
     DashboardSession,
+    DkimKey,
     EmailAttachment,
     EmailClient,
     EmailFolder,
     EmailMessage,
+    EmailSource,
     OutboundEmail,
     OutboundRecipient,
+    Suppression,
     TaskAttempt,
     TaskRun,
+    ThreadLink,
     User,
 ]
 
@@ -95,6 +103,10 @@ def anns(record: Record) -> Belongings:
         session.add_all([message, outbound])
         session.flush()
         session.add(OutboundRecipient(**owner, email_id=outbound.id, address="bob@example.test"))
+        session.add(EmailSource(**owner, email_id=message.id, source=b"x"))
+        session.add(ThreadLink(**owner, client_id=client.id, message_id="0" * 64, thread_id=new_id()))
+        session.add(Suppression(**owner, address="bob@example.test", reason="manual"))
+        session.add(DkimKey(**owner, domain="acme.test", selector="s", private_key=b"x"))
         attachment = EmailAttachment(**owner, user_id=ann.user_id, email_id=message.id, filename="f", content_type="text/plain", size=1)
         run = TaskRun(
             **owner,
