@@ -186,8 +186,7 @@ class RunBroker(dramatiq.Broker):
         self.consumers = self._parts.make_consumers(self.recorder.offer, self.recorder.room)
         self.life = Life(engine, self.recorder, worker, queues, self._parts.lifespan, self._retire)
         self.life.beat()  # the row exists before the first claim
-        # Two threads: a broker that keeps the relay waiting must not stop the heart.
-        self._housekeepers = [Housekeeper(*self._relay.chores()), Housekeeper(*self.life.chores())]
+        self._housekeepers = [*self._relay.housekeepers(), Housekeeper(*self.life.chores())]  # nothing may keep the heart waiting
         self.recorder.start()
         for consumer in self.consumers:
             consumer.start()

@@ -73,16 +73,23 @@ class Relay:
         self._lookout = Lookout(engine)
         self.releases = Releases(self._transaction)
         self.admission = Admission(engine, self._publish, window)
-        self._to_bury: queue.SimpleQueue[Envelope] = queue.SimpleQueue()
+        self._to_bury: queue.SimpleQueue[tuple[Envelope, str]] = queue.SimpleQueue()
+        self._sender: Housekeeper | None = None
 
     def turn(self) -> None:
         """Everything once."""
         self.look_after()
         self.attend()
+        self.dispatch()
+        self._publish_lost_if_any()
 
-    def chores(self) -> list[Chore]:
-        """What a Housekeeper does for the relay: what is due within a second, the rest is in no hurry."""
-        return [(self.attend, ATTEND_SECONDS), (self._look_after_patiently, LOOK_AFTER_SECONDS)]
+    def housekeepers(self) -> list[Housekeeper]:
+        """The threads that do the relay's work, to be started and stopped: the first sends, and may be woken; the second watches.
+
+        Two: a broker that keeps the sender waiting must not keep runs of dead workers waiting, too.
+        """
+        self._sender = Housekeeper((self.dispatch, NOT_BY_ITSELF), (self._publish_lost_if_any, LOOK_AFTER_SECONDS))
+        return [self._sender, Housekeeper((self.attend, ATTEND_SECONDS), (self._look_after_patiently, LOOK_AFTER_SECONDS))]
 
     def admitter(self) -> Housekeeper:
         """For a process whose relay does no chores: lets limited runs on when it is woken, and only then."""
@@ -96,29 +103,46 @@ class Relay:
 
     def bury(self, envelope: Envelope) -> None:
         """Puts a copy among the dead letters at the next turn, for a run that failed and had no message."""
-        self._to_bury.put(envelope)
+        self._to_bury.put((envelope, "failed"))
 
     def close(self) -> None:
         """Closes what it keeps open."""
         self._lookout.close()
 
     def attend(self) -> None:
-        """Looks what there is to do, and does what cannot wait."""
-        while not self._to_bury.empty():
-            self._publisher.publish_dead_letter(self._to_bury.get(), "failed")
-        todo = self._todo = self._lookout.look()
+        """Looks what there is to do, and does what needs no broker."""
+        try:
+            todo = self._todo = self._lookout.look()
+        except Exception:  # raised again: only that the database did not answer is remembered
+            self._steady_since = None
+            raise
+        now = time.monotonic()
+        if self._steady_since is None or now - self._seen_at > WORKER_LOST_SECONDS:
+            self._steady_since = now
+        self._seen_at = now
         if todo.overrun:
             self._mark_overrun()
         if todo.expired:
             self._expire()
-        is_any_released = self.releases.turn(todo.followers)
-        if todo.due or is_any_released:
-            self.publish_due()
-        self._mind_barriers(todo)
         if todo.held:
             self._hooks.on_held()
         if todo.suspects and self.admission.suspects_wait():
             self._hooks.on_suspects()
+        is_any_to_send = todo.due or todo.followers or todo.unswept or todo.paused or todo.limited
+        if self._sender is not None and (is_any_to_send or not self._to_bury.empty()):
+            self._sender.wake()
+
+    def dispatch(self) -> None:
+        """Lets on and publishes what the last look found."""
+        while not self._to_bury.empty():
+            self._publisher.publish_dead_letter(*self._to_bury.get())
+        todo = self._todo
+        if todo is None:
+            return
+        is_any_released = self.releases.turn(todo.followers)
+        if todo.due or is_any_released:
+            self.publish_due()
+        self._mind_barriers(todo)
 
     def _mind_barriers(self, todo: ToDo) -> None:
         if todo.unswept:
@@ -131,24 +155,11 @@ class Relay:
     def _look_after_patiently(self) -> None:
         """No rescue by missing heartbeats until the database was there for as long as a heart may pause: while it was away nobody's
         heart could beat, and living workers would be robbed of what they are running."""
-        try:
-            self._lookout.look()
-        except Exception:  # raised again: only that the database did not answer is remembered
-            self._steady_since = None
-            raise
-        now = time.monotonic()
-        if self._steady_since is None or now - self._seen_at > WORKER_LOST_SECONDS:
-            self._steady_since = now
-        self._seen_at = now
-        self.look_after(trust_hearts=now - self._steady_since >= WORKER_LOST_SECONDS)
+        if self._steady_since is not None:
+            self.look_after(trust_hearts=time.monotonic() - self._steady_since >= WORKER_LOST_SECONDS)
 
     def look_after(self, *, trust_hearts: bool = True) -> None:
-        """Rescues, and publishes again what was lost."""
-        self._rescue(trust_hearts)
-        if self._todo is None or self._todo.lost:
-            self._publish_lost()
-
-    def _rescue(self, trust_hearts: bool) -> None:
+        """Gives back the runs of workers that are gone."""
         with self._transaction() as connection:
             gone = [worker_id for worker_id, key in lives.process_keys(connection).items() if is_gone(key)]
             rescued = lives.rescue_orphans(connection, gone, _what_becomes, trust_hearts=trust_hearts)
@@ -156,7 +167,7 @@ class Relay:
             is_dead = outcome.state is State.FAILURE
             log.warning("run_rescued", task_id=run.run_id, task_name=run.task, queue=run.queue, state=outcome.state, reason=outcome.reason)
             if is_dead:
-                self._publisher.publish_dead_letter(envelope_of(run))
+                self._to_bury.put((envelope_of(run), "worker_lost"))
 
     def _mark_overrun(self) -> None:
         with self._transaction() as connection:
@@ -180,6 +191,10 @@ class Relay:
     def _publish(self, runs: Sequence[Publishable]) -> bool:
         """False when no broker took some of them."""
         return not runs or not self._publisher.publish_now([envelope_of(run) for run in runs])
+
+    def _publish_lost_if_any(self) -> None:
+        if self._todo is not None and self._todo.lost:
+            self._publish_lost()
 
     def _publish_lost(self) -> None:
         """Published runs that nobody claims: publish again at most as many as the brokers hold too few."""

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from core.logging import get_logger
 from runs.broker import RunBroker
-from runs.relay import Housekeeper, Relay
+from runs.relay import Relay
 from runs.task import Task
 from runs.ticks import enqueue_tick
 from scheduler.crontab import last_match
@@ -44,8 +44,9 @@ class Scheduler:
     def run(self) -> None:
         """Until stopped. A database that is away is waited for."""
         relay = Relay(self._engine, self._broker.publisher, self._broker.window)
-        housekeeper = Housekeeper(*relay.chores())
-        housekeeper.start()
+        housekeepers = relay.housekeepers()
+        for housekeeper in housekeepers:
+            housekeeper.start()
         log.info("scheduler_started", schedules=len(self._tasks))
         is_declared = False
         while not self._stopping.is_set():
@@ -58,7 +59,8 @@ class Scheduler:
                 log.warning("scheduler_waits", error=type(error).__name__)
                 wait = BROKEN_SECONDS
             self._stopping.wait(wait)
-        housekeeper.stop()
+        for housekeeper in housekeepers:
+            housekeeper.stop()
         relay.close()
         log.info("scheduler_stopped")
 

@@ -101,7 +101,9 @@ def still(world: World) -> None:
 
 def attend(world: World) -> None:
     """A relay's turn, without a look at lost workers: those of `claim` have no heart."""
-    Relay(world.engine, world.broker.publisher, world.broker.window).attend()
+    relay = Relay(world.engine, world.broker.publisher, world.broker.window)
+    relay.attend()
+    relay.dispatch()
 
 
 def claim(world: World, run_id: str) -> bool:
@@ -138,9 +140,9 @@ def test_any_number_of_relays_admit_no_more_than_one_would(world: World) -> None
     limit(world, world.people.acme, concurrency=7)
     many(world, 50)
     relays = [Relay(world.engine, world.broker.publisher, 200) for _ in range(4)]
-    together(*[relay.attend for relay in relays])
+    together(*[relay.turn for relay in relays])
     assert waiting(world) == {"queue": 7, "limit": 43}
-    together(*[relay.attend for relay in relays])
+    together(*[relay.turn for relay in relays])
     assert waiting(world) == {"queue": 7, "limit": 43}
 
 
@@ -306,7 +308,7 @@ def test_what_is_beyond_the_window_is_held(world: World) -> None:
     still(world)
     limit(world, world.people.acme, concurrency=30)
     ids = many(world, 40)
-    Relay(world.engine, world.broker.publisher, 20).attend()
+    Relay(world.engine, world.broker.publisher, 20).turn()
     held = [run_id for run_id in ids if world.run(run_id).waiting_for == "queue" and world.run(run_id).publish_at is None]
     assert (waiting(world), held) == ({"queue": 30, "limit": 10}, ids[20:30])
 
@@ -348,14 +350,14 @@ def test_more_lanes_than_fit_a_page_all_get_their_turn(world: World, mails: Mail
         world.enqueue(mails.mail, host=f"closed{number}")
     relay = Relay(world.engine, world.broker.publisher, 200)
     for _ in range(3):
-        relay.attend()
+        relay.turn()
     assert waiting(world) == {"queue": 5}
     for number in range(5):
         world.enqueue(mails.mail, host=f"closed{number}")
     limit(world, "open", concurrency=1)
     last = world.enqueue(mails.mail, host="open")
     for _ in range(3):
-        relay.attend()
+        relay.turn()
     assert (world.run(last).waiting_for, waiting(world)) == ("queue", {"queue": 6, "limit": 5})
 
 

@@ -248,7 +248,7 @@ def test_what_nobody_tells_of_is_found_by_the_walk(world: World, following: Foll
     world.start_worker(relay=False)
     relay = Relay(world.engine, world.broker.publisher, world.broker.window)
     last = [steps[-1], *[each.callback_id for each in made]]
-    act_until(relay.attend, lambda: states(world, last) == [DONE] * 6)
+    act_until(relay.turn, lambda: states(world, last) == [DONE] * 6)
     relay.close()
     assert {world.run(later).waiting_for for _, later in waiting} == {"run"}
 

@@ -185,10 +185,10 @@ def test_any_relay_goes_on_with_what_a_pause_and_a_resume_began(world: World, mo
     assert waiting(world) == {"pause": 25}
     monkeypatch.setattr(pauses, "BATCH", 10)
     relay = Relay(world.engine, world.broker.publisher, world.broker.window)
-    relay.attend()  # it knows the pause
+    relay.turn()  # it knows the pause
     resume(world, "queue", "default")
     assert waiting(world) == {"pause": 15, "queue": 10}
-    relay.attend()
+    relay.turn()
     assert waiting(world) == {"queue": 25}
 
 
@@ -205,14 +205,14 @@ def test_no_process_empties_itself_for_a_paused_suspect(world: World) -> None:
     run_id = world.enqueue(world.toys.add, x=1)
     world.set_run(run_id, state="RETRY", waiting_for="broker", publish_at=db_now(), is_suspect=True)
     pause(world, "queue", "default")
-    relay.attend()
+    relay.turn()
     world.set_run(run_id, waiting_for="broker", publish_at=db_now())  # lost with its worker, after the pause was swept
-    relay.attend()
+    relay.turn()
     assert (world.run(run_id).waiting_for, offers) == ("pause", [])
     resume(world, "queue", "default")
     run = world.run(run_id)
     assert (run.waiting_for, run.is_suspect, run.publish_at is not None) == ("broker", True, True)
-    relay.attend()
+    relay.turn()
     assert offers == ["alone"]
 
 
