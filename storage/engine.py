@@ -22,10 +22,11 @@ from core.errors import UnavailableError
 from core.settings import get_settings
 from core.tenancy import SYSTEM, Identity, current_identity
 from storage import postgres
+from storage.patience import STATEMENT_SECONDS, WatchedConnection
 
 SQLITE_BUSY_MS = 30_000
 CONNECT_SECONDS = 3
-LIBPQ = {
+LIBPQ: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "mailroom",
     # A connection whose other end is gone without a word (a firewall forgot it) is noticed in seconds and not in hours.
@@ -35,7 +36,9 @@ LIBPQ = {
     "keepalives_count": 3,
     "tcp_user_timeout": 12_000,
     # And its transaction ends on the server too, with the locks it holds.
-    "options": "-c idle_in_transaction_session_timeout=60s -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3",
+    "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c idle_in_transaction_session_timeout=60s"
+    " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3",
+    "connection_factory": WatchedConnection,
 }
 AfterCommit = Callable[[], None]
 

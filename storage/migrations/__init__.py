@@ -10,15 +10,24 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
+from storage.patience import WatchedConnection
+
 
 def upgrade(engine: Engine) -> None:
     """Brings the database to the newest schema; safe to call at every start and by several processes at once."""
     with engine.begin() as connection:
+        driver = None
         if connection.dialect.name == "postgresql":
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, WatchedConnection)
+            driver.is_patient = True  # an index over a large table takes its time, and so do others' upgrades
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(710001)")
         configuration = _configuration()
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, "head")
+        if driver is not None:
+            driver.is_patient = False
 
 
 def current_and_newest(engine: Engine) -> tuple[str | None, str | None]:

@@ -370,7 +370,5 @@ SCENARIOS = (
     Scenario("pair", "Two of these at once, by chance.", pair, EVERYTHING),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
-KNOWN_FAILURES: dict[str, str] = {
-    "postgres-half-open": "the proxy's kernel answers the keepalives that would tell; psycopg2 has no time-out of its own",
-}
+KNOWN_FAILURES: dict[str, str] = {}
 """Scenarios that show a bug which somebody is mending, and which."""
