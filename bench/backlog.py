@@ -9,7 +9,7 @@ from __future__ import annotations
 from statistics import median
 
 from bench.drain import rate
-from bench.systems import System, fill, known_systems, system, wait_for_marks, working
+from bench.systems import TEXT, System, fill, known_systems, system, wait_for_marks, working
 from bench.workbench import Workbench, names, parser_of, spread, table, workbench
 from storage.models.runs import HELD
 
@@ -67,9 +67,9 @@ def drain(measured: System, waiting: int, first: int) -> float:
     return rate(measured.bench.marks, first)
 
 
-def fill_at_once(mailroom: System, bench: Workbench, runs: int) -> None:
+def fill_at_once(mailroom: System, bench: Workbench, runs: int, task: str = "noop", text: str = TEXT) -> None:
     """Rows as the call leaves them, and nothing left for autovacuum to do meanwhile."""
-    fill(mailroom, ENQUEUED)
+    fill(mailroom, ENQUEUED, task, text)
     columns = ", ".join(f'"{name}"' for (name,) in bench.installation.query(COLUMNS) if name not in OWN)
     bench.installation.query(COPY.format(columns=columns, held=HELD), runs - ENQUEUED)
     bench.installation.query("VACUUM (ANALYZE) task_runs")
