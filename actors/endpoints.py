@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 from core.settings import get_settings
+from mail import oauth
 from mail.accounts import Endpoint, Secret, Security
-from storage.repositories.email_clients import Login
+from storage.engine import session_scope
+from storage.repositories.email_clients import EmailClients, Grant, Login
+
+_refreshing: dict[str, threading.Lock] = {}
+"""One thread asks for an account's token; the others find it."""
 
 
 def endpoint_of(login: Login) -> Endpoint:
@@ -18,4 +25,39 @@ def endpoint_of(login: Login) -> Endpoint:
         secret=Secret(login.password) if login.password is not None else None,
         verify_tls=settings.ssl_verify,
         allow_private=settings.allow_private_mail_hosts,
+        token=Secret(login.token) if login.token is not None else None,
     )
+
+
+def with_fresh_token(email_client_id: str) -> None:
+    """Sees to it that an account that logs in by OAuth has an access token; call it before its login is read.
+
+    Nothing for any other account. Raises what `mail.oauth.refresh` raises, and NotFoundError.
+    """
+    if _stale_grant(email_client_id) is None:
+        return
+    with _refreshing.setdefault(email_client_id, threading.Lock()):
+        grant = _stale_grant(email_client_id)  # another thread may have been quicker
+        if grant is None:
+            return
+        secret = Secret(grant.client_secret) if grant.client_secret else None
+        token = oauth.refresh(
+            grant.token_url,
+            grant.client_id,
+            secret,
+            Secret(grant.refresh_token),
+            allow_private=get_settings().allow_private_mail_hosts,
+        )
+        with session_scope() as session:
+            following = token.refresh_token.reveal() if token.refresh_token is not None else None
+            clients = EmailClients(session, get_settings().credential_keys)
+            clients.token_granted(email_client_id, token.access_token.reveal(), token.expires_in, following)
+
+
+def _stale_grant(email_client_id: str) -> Grant | None:
+    with session_scope() as session:
+        clients = EmailClients(session)
+        client = clients.one(email_client_id)
+        if not client.oauth_token_url:
+            return None
+        return EmailClients(session, get_settings().credential_keys).stale_grant(client)

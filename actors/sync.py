@@ -1,33 +1,40 @@
-"""`sync_emails`: what changed on the IMAP server since the last time, folder by folder, into the database."""
+"""`sync_emails`: what changed on the account's server since the last time, folder by folder, into the database."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypedDict
 
-from actors.endpoints import endpoint_of
+from actors.accounts import account_to_itself, account_told
+from actors.endpoints import endpoint_of, with_fresh_token
+from actors.hosts import talking_to
 from brokers.queues import Queue
-from core.clock import epoch_ms
-from core.errors import MailroomError, PermanentError, Snooze
-from core.ids import new_id
+from core.clock import epoch_ms, now
+from core.errors import InvalidInputError, PermanentError, Snooze
 from core.settings import get_settings
 from mail.accounts import Endpoint
 from mail.errors import AuthenticationRefused
-from mail.folder_names import RemoteFolder
 from mail.imap import ImapMailbox
-from mail.sync import FolderCursor, KnownFolder, list_folders, sync_mailbox
-from runs.current import RunRevoked, current_run
+from mail.mailbox import Identity
+from mail.pop3 import INBOX, Pop3Mailbox, sync_pop3
+from mail.sync import FolderCursor, KnownFolder, SyncBatch, list_folders, sync_mailbox
+from runs.current import current_run
+from runs.limits import SoftTimeLimitExceeded
 from runs.progress import progress
 from runs.registry import EmailClientId, FolderId
 from runs.task import task
 from storage.engine import session_scope
 from storage.models import EmailFolder
 from storage.repositories.email_clients import REFUSALS_UNTIL_STOPPED, EmailClients
-from storage.repositories.messages import Changes, EmailFolders, EmailMessages
+from storage.repositories.folders import EmailFolders
+from storage.repositories.messages import Changes, EmailMessages
 
-BUSY_SECONDS = 2.0
+GOES_ON_SECONDS = 0.5
+RECOGNISED_FOR = timedelta(hours=1)
+"""For so long a message that vanished from its folder is known again when it turns up in another."""
 
 
 class SyncResult(TypedDict):
@@ -41,13 +48,26 @@ class SyncResult(TypedDict):
     timestamp: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a run is to do, read once."""
+
+    email_client_id: str
+    endpoint: Endpoint
+    is_pop3: bool
+    folder_name: str | None
+    full: bool
+
+
 @task(queue=Queue.SYNC, mail_host=lambda session, arguments: EmailClients(session).server_of(arguments["email_client_id"], "imap"))
 def sync_emails(email_client_id: EmailClientId, folder_id: FolderId | None = None, force_full_sync: bool = False) -> SyncResult:
-    """Bring an account's folders up to date with its IMAP server."""
+    """Bring an account's folders up to date with its IMAP or POP3 server."""
     started = time.monotonic()
-    endpoint, folder_name = _prepare(email_client_id, folder_id)
-    with _account_to_itself(email_client_id), _account_told(email_client_id):
-        changes = _sync(email_client_id, endpoint, folder_name, full=force_full_sync)
+    with account_to_itself(email_client_id), account_told(email_client_id):
+        try:
+            changes = _sync_logged_in(email_client_id, folder_id, full=force_full_sync)
+        except SoftTimeLimitExceeded:  # every batch is stored with its cursor
+            raise Snooze(GOES_ON_SECONDS, "A large mailbox; its sync goes on in a moment.") from None
     return SyncResult(
         status="success",
         messages_synced=changes.synced,
@@ -58,76 +78,92 @@ def sync_emails(email_client_id: EmailClientId, folder_id: FolderId | None = Non
     )
 
 
-def _prepare(email_client_id: str, folder_id: str | None) -> tuple[Endpoint, str | None]:
+def _sync_logged_in(email_client_id: str, folder_id: str | None, *, full: bool) -> Changes:
+    """A token that the server does not take may be void before its time: one fresh one is tried before the account is judged."""
+    work = _prepare(email_client_id, folder_id, full=full)
+    try:
+        return _sync(work)
+    except AuthenticationRefused:
+        if work.endpoint.token is None:
+            raise
+        with session_scope() as session:
+            EmailClients(session).token_refused(email_client_id)
+        return _sync(_prepare(email_client_id, folder_id, full=full))
+
+
+def _prepare(email_client_id: str, folder_id: str | None, *, full: bool) -> _Work:
+    with_fresh_token(email_client_id)
     with session_scope() as session:
         clients = EmailClients(session, get_settings().credential_keys)
         client = clients.one(email_client_id)
         if client.refused_logins >= REFUSALS_UNTIL_STOPPED:
             raise PermanentError("The server refused this account's login three times in a row; change its credentials to sync again.")
+        if not client.imap_host and not client.pop3_host:
+            raise InvalidInputError("This e-mail client has no server to sync from; set imap_host or pop3_host.")
         folder = EmailFolders(session).one(folder_id, email_client_id) if folder_id is not None else None
-        return endpoint_of(clients.imap_login(client)), folder.name if folder is not None else None
+        is_pop3 = not client.imap_host
+        login = clients.pop3_login(client) if is_pop3 else clients.imap_login(client)
+        return _Work(email_client_id, endpoint_of(login), is_pop3, folder.name if folder is not None else None, full)
 
 
-def _sync(email_client_id: str, endpoint: Endpoint, folder_name: str | None, *, full: bool) -> Changes:
-    changes = Changes()
-    with ImapMailbox(endpoint) as mailbox:
-        remotes = list_folders(mailbox)
-        known, changes.deleted = _known_folders(email_client_id, remotes)
-        batches = sync_mailbox(mailbox, known, folder=folder_name, full=full, batch_size=get_settings().sync_batch_size, folders=remotes)
-        for batch in batches:
-            with session_scope() as session:
-                changes += EmailMessages(session).store(email_client_id, batch)
-            progress(batch.done, batch.total, batch.folder.role or "folder")
+def _sync(work: _Work) -> Changes:
+    with talking_to(work.endpoint):
+        changes = _sync_pop3(work) if work.is_pop3 else _sync_imap(work)
+    with session_scope() as session:
+        EmailMessages(session).forget_vanished(work.email_client_id, now() - RECOGNISED_FOR)
     return changes
 
 
-def _known_folders(email_client_id: str, remotes: list[RemoteFolder]) -> tuple[dict[str, KnownFolder], int]:
-    with session_scope() as session:
-        folders = EmailFolders(session)
-        deleted = folders.match(email_client_id, remotes)
-        return {folder.name: _known(folder) for folder in folders.of(email_client_id)}, deleted
+def _sync_imap(work: _Work) -> Changes:
+    with ImapMailbox(work.endpoint) as mailbox:
+        remotes = list_folders(mailbox)
+        with session_scope() as session:
+            deleted = EmailFolders(session).match(work.email_client_id, remotes)
+            known = {folder.name: _known(folder) for folder in EmailFolders(session).of(work.email_client_id)}
+        size = get_settings().sync_batch_size
+        return _store(
+            work,
+            Changes(deleted=deleted),
+            sync_mailbox(mailbox, known, folder=work.folder_name, full=work.full, batch_size=size, folders=remotes),
+        )
+
+
+def _sync_pop3(work: _Work) -> Changes:
+    with Pop3Mailbox(work.endpoint) as mailbox:
+        with session_scope() as session:
+            folders = EmailFolders(session)
+            folders.match(work.email_client_id, [INBOX])
+            inbox = next(folder for folder in folders.of(work.email_client_id) if folder.name == INBOX.name)
+            uidls = EmailMessages(session).uids_by_remote_id(inbox.id)
+            next_uid = inbox.uid_next or 1
+        return _store(work, Changes(), sync_pop3(mailbox, uidls, next_uid, batch_size=get_settings().sync_batch_size))
+
+
+def _store(work: _Work, changes: Changes, batches: Iterable[SyncBatch]) -> Changes:
+    run = current_run()
+    keep_source = get_settings().raw_retention > 0
+    for batch in batches:
+        with session_scope() as session:
+            changes += EmailMessages(session).store(work.email_client_id, batch, keep_source=keep_source)
+        progress(batch.done, batch.total, batch.folder.role or "folder")
+    if run is not None and run.fence > 1:  # earlier turns of this run have stored some, too
+        with session_scope() as session:
+            changes.synced = max(changes.synced, EmailMessages(session).count_since(work.email_client_id, run.run_id))
+    return changes
 
 
 def _known(folder: EmailFolder) -> KnownFolder:
+    folder_id, uid_validity = folder.id, folder.uid_validity or 0
+
     def flags() -> dict[int, frozenset[str]]:
         with session_scope() as session:
-            return EmailMessages(session).flags_by_uid(folder.id, folder.uid_validity or 0)
+            return EmailMessages(session).flags_by_uid(folder_id, uid_validity)
+
+    def identities() -> list[Identity]:
+        with session_scope() as session:
+            return EmailMessages(session).identities(folder_id, uid_validity)
 
     cursor = None
     if folder.uid_validity is not None and folder.uid_next is not None:
         cursor = FolderCursor(folder.uid_validity, folder.uid_next, folder.highest_modseq)
-    return KnownFolder(folder.name, cursor, flags, folder.message_count)
-
-
-@contextmanager
-def _account_to_itself(email_client_id: str) -> Iterator[None]:
-    """One sync at a time for an account; another one waits without spending an attempt."""
-    run = current_run()
-    run_id = run.run_id if run is not None else new_id()
-    with session_scope() as session:
-        if not EmailClients(session).begin_sync(email_client_id, run_id):
-            raise Snooze(BUSY_SECONDS, "Another sync of this account is running.")
-    try:
-        yield
-    finally:
-        with session_scope() as session:
-            EmailClients(session).end_sync(email_client_id, run_id)
-
-
-@contextmanager
-def _account_told(email_client_id: str) -> Iterator[None]:
-    """The account remembers how its sync went; a refused login counts, and the third in a row stops it."""
-    try:
-        yield
-    except AuthenticationRefused as error:
-        with session_scope() as session:
-            EmailClients(session).login_refused(email_client_id, str(error))
-        raise
-    except RunRevoked:  # nothing is wrong with the account
-        raise
-    except MailroomError as error:
-        with session_scope() as session:
-            EmailClients(session).sync_failed(email_client_id, str(error))
-        raise
-    with session_scope() as session:
-        EmailClients(session).synced(email_client_id)
+    return KnownFolder(folder.name, cursor, flags, folder.message_count, identities)

@@ -14,6 +14,7 @@ from api import openapi, problems
 from api.auth import FailedLogins
 from api.context import RequestContext
 from api.dashboard import pages
+from api.downloads import FetchSource
 from api.health import Health
 from api.limits import BodyLimit
 from api.routes import (
@@ -21,12 +22,14 @@ from api.routes import (
     batches,
     clients,
     controls,
+    dkim_keys,
     email,
     events,
     health,
     outbound,
     queues,
     schedules,
+    suppressions,
     sweeps,
     tasks,
     workers,
@@ -48,6 +51,8 @@ ROUTERS = (
     attachments.router,
     email.router,
     outbound.router,
+    suppressions.router,
+    dkim_keys.router,
     queues.router,
     controls.router,
     workers.router,
@@ -55,8 +60,9 @@ ROUTERS = (
 )
 
 
-def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
-    """The HTTP API and the dashboard. Opens no connection before the first request."""
+def create_app(settings: Settings, engine: Engine | None = None, *, fetch_source: FetchSource | None = None) -> FastAPI:
+    """The HTTP API and the dashboard. Opens no connection before the first request. `fetch_source` asks a mail server for what was
+    not kept."""
     app = FastAPI(
         title="Mailroom",
         version=version(),
@@ -68,6 +74,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.state.engine = engine or _engine_of(settings)
     app.state.failed_logins = FailedLogins()
     app.state.health = Health(settings, app.state.engine)
+    app.state.fetch_source = fetch_source
     app.state.stopping = threading.Event()
     for router in ROUTERS:
         app.include_router(router)

@@ -1,4 +1,4 @@
-"""The JSON shapes of accounts, stored mail and the outbox. A password is never in one."""
+"""The JSON shapes of accounts and stored mail. A password is never in one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from api.shapes import Shape
-from storage.models import EmailAttachment, EmailClient, EmailMessage, OutboundEmail, OutboundRecipient
+from storage.models import EmailAttachment, EmailClient, EmailMessage
 from storage.repositories.mail_views import StoredMessage
 
 
@@ -30,6 +30,15 @@ class ClientView(Shape):
     smtp_security: str | None
     smtp_username: str | None
     has_smtp_password: bool
+    pop3_host: str | None
+    pop3_port: int | None
+    pop3_security: str | None
+    pop3_username: str | None
+    has_pop3_password: bool
+    oauth_token_url: str | None
+    oauth_client_id: str | None
+    has_oauth_refresh_token: bool
+    saves_sent: bool
     is_sync_enabled: bool
     sync_interval: int
     last_sync_at: datetime | None
@@ -40,7 +49,8 @@ class ClientView(Shape):
     @classmethod
     def of(cls, row: EmailClient) -> ClientView:
         """As recorded, the passwords left out."""
-        told = {"has_imap_password": row.imap_password is not None, "has_smtp_password": row.smtp_password is not None}
+        secrets = [name for name in cls.model_fields if name.startswith("has_")]
+        told = {name: getattr(row, name.removeprefix("has_")) is not None for name in secrets}
         return cls(**{name: getattr(row, name) for name in cls.model_fields if name not in told}, **told)
 
 
@@ -60,6 +70,7 @@ class MessageSummary(Shape):
     id: str
     client_id: str
     folder_id: str
+    thread_id: str | None
     message_id: str | None
     subject: str
     sender: dict[str, Any] | None = Field(serialization_alias="from")
@@ -129,53 +140,6 @@ class MessagePage(Shape):
     next_cursor: str | None
 
 
-class RecipientView(Shape):
-    """One recipient and what the server said of it."""
-
-    address: str
-    status: str
-    reply_code: int | None
-    error: str | None
-
-
-class OutboundSummary(Shape):
-    """A mail on its way out, in a list."""
-
-    id: str
-    client_id: str | None
-    run_id: str | None
-    message_id: str
-    subject: str
-    sender: str = Field(serialization_alias="from")
-    status: str
-    attempts: int
-    max_attempts: int
-    next_retry_at: datetime | None
-    expires_at: datetime | None
-    sent_at: datetime | None
-    last_error: str | None
-    created_at: datetime
-
-
-class OutboundView(OutboundSummary):
-    """A mail on its way out with its recipients."""
-
-    recipients: list[RecipientView]
-
-    @classmethod
-    def whole(cls, row: OutboundEmail, recipients: Sequence[OutboundRecipient]) -> OutboundView:
-        """As recorded."""
-        summary = OutboundSummary.model_validate(row).model_dump()
-        return cls(**summary, recipients=[RecipientView.model_validate(each) for each in recipients])
-
-
-class OutboundPage(Shape):
-    """A page of the outbox, newest first."""
-
-    items: list[OutboundSummary]
-    next_cursor: str | None
-
-
 def _fields(row: EmailMessage) -> dict[str, Any]:
-    names = ("id", "client_id", "folder_id", "message_id", "subject", "sender", "to", "cc", "date", "size", "flags", "snippet")
+    names = ("id", "client_id", "folder_id", "thread_id", "message_id", "subject", "sender", "to", "cc", "date", "size", "flags", "snippet")
     return {name: getattr(row, name) for name in names}

@@ -34,10 +34,10 @@ def run(settings: Settings, listening: socket.socket | None = None) -> None:
 
     Then finishes what is under way and sends what is left to be published.
     """
-    import actors  # noqa: F401  (declares the tasks; opens no connection)
+    from actors.sources import fetch_source  # declares the tasks, too; opens no connection
     from api.app import create_app
 
-    app = create_app(settings)
+    app = create_app(settings, fetch_source=fetch_source)
     config = uvicorn.Config(
         app,
         host=settings.api_host,

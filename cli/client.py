@@ -110,10 +110,11 @@ def _application() -> Iterator[ASGIApp]:
     configure_logging("ERROR", settings.log_format)
 
     import actors
+    from actors.sources import fetch_source
     from api.app import create_app
     from api.auth import OPERATOR
 
-    application = create_app(settings)
+    application = create_app(settings, fetch_source=fetch_source)
 
     async def as_operator(scope: Any, receive: Any, send: Any) -> None:
         scope[OPERATOR] = True

@@ -42,7 +42,11 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server of an account. `timeout` is in seconds, for connecting and for each read and write."""
+    """One server of an account. `timeout` is in seconds, for connecting and for each read and write.
+
+    `token` is an OAuth access token and is used instead of the password. `compress` asks IMAP servers for COMPRESS=DEFLATE: worth it
+    on slow links only. `without` names capabilities that are not used whatever the server offers, in capitals: some have them broken.
+    """
 
     host: str
     port: int
@@ -52,6 +56,9 @@ class Endpoint:
     verify_tls: bool = True
     allow_private: bool = False
     timeout: float = 30
+    token: Secret | None = None
+    compress: bool = False
+    without: frozenset[str] = frozenset()
 
     @property
     def where(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from core.errors import InvalidInputError
-from mail.replies import SmtpReply, refusal_sentence
+from mail.replies import SmtpReply, refusal_sentence, retry_hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,15 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One recipient who did not get the mail. `code` is the SMTP reply code, `reason` a sentence without the address."""
+    """One recipient who did not get the mail. `code` is the SMTP reply code, `enhanced` the one of RFC 3463 or empty, `reason` a
+    sentence without the address. `hint`: the seconds after which the server wants to see it again, if it said so."""
 
     address: str
     code: int
     permanent: bool
     reason: str
+    enhanced: str = ""
+    hint: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class DeliveryOutcome:
     refused: list[Refusal]
     retry_after: float | None
     reply_code: int | None
+    enhanced: str = ""
 
     @property
     def deferred(self) -> list[str]:
@@ -70,10 +74,23 @@ def deliver(
     if not unique:
         raise InvalidInputError("A mail needs at least one recipient.")
     report = via.send(sender, unique, raw, before_final_dot)
-    refused = [
-        Refusal(address, reply.code, reply.is_permanent, refusal_sentence(reply, "recipient", where="The mail server"))
-        for address, reply in report.refused.items()
-    ]
+    refused = refusals(report.refused)
     waits = [report.refused[refusal.address].retry_after for refusal in refused if not refusal.permanent]
     code = report.reply.code if report.reply else (refused[0].code if refused else None)
-    return DeliveryOutcome(report.accepted, refused, max(waits, default=None), code)
+    enhanced = report.reply.enhanced if report.reply else ""
+    return DeliveryOutcome(report.accepted, refused, max(waits, default=None), code, enhanced)
+
+
+def refusals(replies: Mapping[str, SmtpReply]) -> list[Refusal]:
+    """Who was refused, from the replies by address."""
+    return [
+        Refusal(
+            address,
+            reply.code,
+            reply.is_permanent,
+            refusal_sentence(reply, "recipient", where="The mail server"),
+            reply.enhanced,
+            retry_hint(reply.text),
+        )
+        for address, reply in replies.items()
+    ]

@@ -6,8 +6,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from core.errors import NotFoundError, PermanentError, TransientError
 from core.hosts import ConnectionFailed, HostNotAllowed, HostUnresolved
+
+if TYPE_CHECKING:
+    from mail.replies import SmtpReply
 
 __all__ = [
     "AuthenticationRefused",
@@ -95,6 +101,13 @@ class Greylisted(TransientError):
 
 
 class DeliveryUncertain(PermanentError):
-    """The connection was lost after the final dot and before the reply: the server may have the mail. Never resent blindly."""
+    """The connection was lost after the final dot and before the reply: the server may have the mail. Never resent blindly.
+
+    `refused` has the replies to those recipients who surely have not got it (`mail.replies.SmtpReply` by address).
+    """
 
     code = "uncertain"
+
+    def __init__(self, message: str, refused: Mapping[str, SmtpReply] | None = None) -> None:
+        super().__init__(message)
+        self.refused: Mapping[str, SmtpReply] = refused or {}

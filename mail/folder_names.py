@@ -37,7 +37,8 @@ _BY_NAME = {
 class RemoteFolder:
     """A folder on the server. `name` is decoded, for people and the store; `raw_name` is what the server calls it.
 
-    `role` is one of ROLES or None. A folder that is not `selectable` only holds others.
+    `role` is one of ROLES or None. A folder that is not `selectable` only holds others. `remote_id` outlives a renaming (MAILBOXID,
+    RFC 8474).
     """
 
     name: str
@@ -45,6 +46,7 @@ class RemoteFolder:
     delimiter: str | None = None
     role: str | None = None
     selectable: bool = True
+    remote_id: str | None = None
 
 
 def decode_name(raw: str) -> str:

@@ -10,10 +10,10 @@ from mail.imap_syntax import Response
 
 MAX_LINE = 1024 * 1024
 MAX_LITERAL = 50 * 1024 * 1024
-"""Bytes. Sync asks for sizes first and reads only the header of a larger message."""
+"""Bytes of all strings in one answer. Sync asks for sizes first and reads only the header of a larger message."""
 MAX_LITERALS = 1000
 
-_LITERAL = re.compile(rb"~?\{(\d{1,12})\+?\}$")
+_LITERAL = re.compile(rb"~?\{(\d{1,20})\+?\}$")
 _STATUS = (b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH")
 
 
@@ -41,12 +41,13 @@ class ResponseReader:
         line = self._line()
         if _LITERAL.search(line) is None or (line.split(b" ", 2)[1:2] and line.split(b" ", 2)[1].upper() in _STATUS):
             return Response(line)  # text of a status line may well end with `{1}` and mean it
-        pieces, literals = [line], []
+        pieces, literals, left = [line], [], MAX_LITERAL
         while (match := _LITERAL.search(pieces[-1])) is not None:
-            literals.append(self._literal(int(match.group(1))))
+            literals.append(self._literal(int(match.group(1)), left))
             if len(literals) > MAX_LITERALS:
                 raise MailboxProtocolError(f"{self._where} sent an answer with too many strings.")
             pieces.append(self._line())
+            left -= len(literals[-1]) + len(pieces[-1])
         return Response(b"".join(pieces), literals)
 
     def _line(self) -> bytes:
@@ -57,9 +58,9 @@ class ResponseReader:
             raise ConnectionFailed(f"{self._where} closed the connection.")
         return line.rstrip(b"\r\n")
 
-    def _literal(self, size: int) -> bytes:
-        if size > MAX_LITERAL:
-            raise MailboxProtocolError(f"{self._where} sent a string of more than {MAX_LITERAL} bytes.")
+    def _literal(self, size: int, left: int) -> bytes:
+        if size > left:
+            raise MailboxProtocolError(f"{self._where} sent strings of more than {MAX_LITERAL} bytes in one answer.")
         data = self._file.read(size)
         if len(data) < size:
             raise ConnectionFailed(f"{self._where} closed the connection in the middle of a message.")

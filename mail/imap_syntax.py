@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TypeAlias
 
 from mail.mailbox import Flags, UidRanges
+
+MAX_UID = 2**32 - 1
+MAX_SIZE = 2**31 - 1
 
 Value: TypeAlias = "bytes | list[Value] | None"
 """An atom, a string or a literal; a parenthesised list; NIL."""
@@ -17,9 +22,11 @@ _TOKEN = re.compile(
     rb"|(?P<atom>(?:BODY|BINARY|RFC822)[A-Z0-9.]*\[[^\]]*\](?:<\d+>)?|[^\s()\"{]+)",
     re.IGNORECASE,
 )
+_FLAG = re.compile(r"\\?[!#$&'+,\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+")
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _CODE = re.compile(rb"\[([A-Za-z0-9-]+)(?: ([^\]]*))?\]")
 _DATE = re.compile(rb"\s*(\d{1,2})-([A-Za-z]{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
+_MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTHS = {name: number for number, name in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 
 
@@ -85,9 +92,24 @@ def fetch_items(response: Response) -> dict[bytes, Value]:
     return {name.upper(): value for name, value in zip(items[::2], items[1::2], strict=False) if isinstance(name, bytes)}
 
 
+def uid_items(responses: Iterable[Response], first: int, last: int) -> Iterator[tuple[int, dict[bytes, Value]]]:
+    """The FETCH answers with a UID in the range. Others are news about the mailbox, or the `n:*` quirk: the last message always answers."""
+    for response in responses:
+        items = fetch_items(response)
+        uid = number(items.get(b"UID"))
+        if uid is not None and first <= uid <= min(last, MAX_UID):
+            yield uid, items
+
+
 def number(value: Value) -> int | None:
-    """A number of at most 19 digits (a modseq has 63 bits), or None."""
-    return int(value) if isinstance(value, bytes) and value.isdigit() and len(value) < 20 else None
+    """A number below 2^63 (the largest modseq, and what a database takes), or None."""
+    found = int(value) if isinstance(value, bytes) and value.isdigit() and len(value) < 20 else None
+    return found if found is not None and found < 2**63 else None
+
+
+def size_in(items: dict[bytes, Value]) -> int:
+    """RFC822.SIZE; 0 when it is missing. Nothing is larger than 2 GB: whoever says so is not believed."""
+    return min(number(items.get(b"RFC822.SIZE")) or 0, MAX_SIZE)
 
 
 def flags_of(value: Value) -> Flags:
@@ -134,6 +156,70 @@ def search_result(response: Response) -> UidRanges | None:
     return None
 
 
+def searched_uids(responses: Iterable[Response]) -> list[int]:
+    """The UIDs of a plain SEARCH, one by one."""
+    found = [value for response in responses if response.word == b"SEARCH" for value in values(response)[2:]]
+    return sorted({uid for uid in map(number, found) if uid})
+
+
 def quoted(text: str) -> bytes:
     """A quoted string (RFC 9051 4.3). The caller has made sure that there is no line break or NUL in it."""
     return b'"' + text.encode("utf-8").replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+def date_time(moment: datetime) -> bytes:
+    """A moment as APPEND takes it, in UTC and in English whatever the machine speaks."""
+    utc = moment.astimezone(UTC)
+    return b'"%02d-%b-%04d %b +0000"' % (utc.day, _MONTH_NAMES[utc.month - 1].encode(), utc.year, utc.strftime("%H:%M:%S").encode())
+
+
+def flag_list(flags: Collection[str]) -> bytes:
+    """`(\\Seen $Label)`. `\\Recent` is the server's alone, and what is no flag is left out: no server would take it."""
+    good = sorted(flag for flag in flags if _FLAG.fullmatch(flag) and flag.lower() != "\\recent")
+    return b"(" + " ".join(good).encode("ascii") + b")"
+
+
+def uid_sets(uids: Iterable[int], *, longest: int = 7500) -> Iterator[tuple[bytes, list[int]]]:
+    """UIDs as sets with ranges (`1:3,7`), each at most `longest` bytes (Exchange takes lines of 8 KB), with the UIDs in it."""
+    pieces: list[bytes] = []
+    inside: list[int] = []
+    length = 0
+    for first, last in _runs(sorted(set(uids))):
+        piece = b"%d" % first if first == last else b"%d:%d" % (first, last)
+        if pieces and length + len(piece) + 1 > longest:
+            yield b",".join(pieces), inside
+            pieces, inside, length = [], [], 0
+        pieces.append(piece)
+        inside += range(first, last + 1)
+        length += len(piece) + 1
+    if pieces:
+        yield b",".join(pieces), inside
+
+
+def _runs(ordered: Iterable[int]) -> Iterator[tuple[int, int]]:
+    first = last = 0
+    for uid in ordered:
+        if last and uid == last + 1:
+            last = uid
+            continue
+        if last:
+            yield first, last
+        first = last = uid
+    if last:
+        yield first, last
+
+
+def copied_uids(responses: Iterable[Response], asked: Collection[int]) -> dict[int, int] | None:
+    """Old UID to new UID from a COPYUID code (RFC 4315 3); None where there is none, or one that does not add up."""
+    for response in responses:
+        code, argument = response.code
+        pieces = argument.split()
+        if code == "COPYUID" and len(pieces) == 3:
+            old, new = (list(islice(_expanded(uid_ranges(piece)), len(asked) + 1)) for piece in pieces[1:])
+            return dict(zip(old, new, strict=True)) if len(old) == len(new) and set(old) <= set(asked) else None
+    return None
+
+
+def _expanded(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
+    for pair in ranges:
+        yield from range(min(pair), max(pair) + 1)

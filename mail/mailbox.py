@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -26,22 +26,41 @@ class FolderState:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The messages to fetch in one command: every existing UID from first to last. `header_only` for one that is too large."""
+    """The messages to fetch in one command: every existing UID from first to last, or of these only `uids` when they are given.
+
+    `header_only` for one that is too large.
+    """
 
     first: int
     last: int
     header_only: bool = False
+    uids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """One FETCH answer. `size` is the server's RFC822.SIZE; `raw` is None when the message was expunged meanwhile."""
+    """One FETCH answer. `size` is the server's RFC822.SIZE; `raw` is None when the message was expunged meanwhile.
+
+    `remote_id` stays the same wherever the message is moved: EMAILID (RFC 8474), X-GM-MSGID, or a POP3 server's UIDL.
+    """
 
     uid: int
     flags: Flags
     internal_date: datetime | None
     size: int
     raw: bytes | None
+    remote_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells a mail apart when its UID no longer does. `message_id` keeps its angle brackets; `received_at` is the INTERNALDATE,
+    aware; `size` is the server's RFC822.SIZE."""
+
+    uid: int
+    message_id: str | None
+    received_at: datetime | None
+    size: int
 
 
 class UidRanges:
@@ -61,6 +80,14 @@ class UidRanges:
         return index >= 0 and uid <= self._lasts[index]
 
 
+@dataclass(frozen=True, slots=True)
+class FolderChanges:
+    """What became of the messages that were known: the flags of those that changed, and the UIDs that vanished (some never seen)."""
+
+    flags: dict[int, Flags]
+    vanished: UidRanges
+
+
 class Mailbox(Protocol):
     """A mailbox open for reading. UIDs only, sequence numbers never; nothing here changes the mailbox, not even `\\Seen`."""
 
@@ -74,6 +101,10 @@ class Mailbox(Protocol):
 
     def examine(self, folder: RemoteFolder) -> FolderState:
         """Opens the folder for reading only. Raises FolderMissing."""
+        ...
+
+    def examine_since(self, folder: RemoteFolder, uid_validity: int, modseq: int, last: int) -> tuple[FolderState, FolderChanges | None]:
+        """`examine`, and what changed up to UID `last` since `modseq`; None when the server cannot tell that at once (QRESYNC)."""
         ...
 
     def sizes(self, first: int, last: int) -> list[tuple[int, int]]:
@@ -92,6 +123,50 @@ class Mailbox(Protocol):
         """The UIDs up to `last` that exist."""
         ...
 
+    def identities(self, first: int, last: int) -> list[Identity]:
+        """What tells the messages in the range apart, without their bodies."""
+        ...
+
     def fetch(self, spans: Sequence[Span]) -> Iterator[list[RawMessage]]:
         """Whole messages, one list for each span, in order."""
+        ...
+
+
+class WritableMailbox(Mailbox, Protocol):
+    """A mailbox that can be changed. UIDs that do not exist (any more) are passed over, so that everything may be repeated."""
+
+    def select(self, folder: RemoteFolder) -> FolderState:
+        """Opens the folder for changes. Raises FolderMissing."""
+        ...
+
+    def move(self, uids: Sequence[int], to: RemoteFolder) -> dict[int, int | None]:
+        """Moves messages out of the open folder. The new UIDs by the old ones, None where the server does not tell."""
+        ...
+
+    def expunge(self, uids: Sequence[int], /) -> None:
+        """Deletes these messages for good. Raises MailboxProtocolError when the server cannot delete single ones."""
+        ...
+
+    def store_flags(self, uids: Sequence[int], add: Collection[str] = frozenset(), remove: Collection[str] = frozenset()) -> None:
+        """Adds and removes flags."""
+        ...
+
+    def append(self, folder: RemoteFolder, raw: bytes, flags: Collection[str] = (), received_at: datetime | None = None) -> int | None:
+        """Puts a message into any folder; its UID where the server tells it."""
+        ...
+
+    def find_message_id(self, message_id: str) -> list[int]:
+        """The UIDs with this Message-ID (brackets included) in the open folder."""
+        ...
+
+    def fetch_raw(self, uid: int) -> bytes | None:
+        """The whole message, None when it is gone."""
+        ...
+
+    def fetch_part(self, uid: int, part: str) -> bytes | None:
+        """One body part (`2.1`, RFC 9051 6.4.5.1) still encoded for transfer, None when there is no such message or part."""
+        ...
+
+    def fetch_part_header(self, uid: int, part: str) -> bytes | None:
+        """The MIME header of a body part, which says how `fetch_part` is encoded."""
         ...

@@ -14,12 +14,15 @@ from core.errors import NotFoundError
 from mail import mime_headers as headers_of
 from mail.addresses import Address
 from mail.charsets import decode_text
-from mail.mime_headers import decode_words, message_ids, read_headers, split_message
+from mail.mime_headers import DEFAULT_LIMITS, ParseLimits, decode_words, message_ids, read_headers, split_message
 from mail.mime_parts import Leaf, body_leaves, leaves
 from mail.sanitise import html_to_text, sanitise_html
 
+__all__ = ["AttachmentInfo", "ParseLimits", "ParsedMessage", "attachment_content", "parse_message"]
+
 MAX_TEXT = 2_000_000
 """Characters kept of the text and of the HTML each."""
+MAX_WORDS = 50_000
 SNIPPET = 200
 
 
@@ -39,10 +42,10 @@ class AttachmentInfo:
 class ParsedMessage:
     """A message as the store keeps it. All text is free of NUL and lone surrogates.
 
-    `message_id`, `in_reply_to` and `references` keep their angle brackets. `html` is sanitised and fetches nothing. `headers` are
-    in the message's order, decoded. `defects` are sorted codes: bad_address, bad_date, bad_header, charset, encoding,
-    headers_truncated, structure, text_truncated, too_deep, too_many_addresses, too_many_parts, unparsable; and `oversized` where
-    sync read the header only.
+    `message_id`, `in_reply_to` and `references` keep their angle brackets. `html` is sanitised and fetches nothing; `words` are those
+    it shows where there is no text. `headers` are in the message's order, decoded. `defects` are sorted codes: bad_address, bad_date,
+    bad_header, charset, encoding, headers_truncated, structure, text_truncated, too_deep, too_many_addresses, too_many_parts,
+    unparsable; and `oversized` where sync read the header only.
     """
 
     message_id: str = ""
@@ -58,6 +61,7 @@ class ParsedMessage:
     text: str = ""
     html: str = ""
     snippet: str = ""
+    words: str = ""
     attachments: list[AttachmentInfo] = field(default_factory=list)
     headers: list[tuple[str, str]] = field(default_factory=list)
     size: int = 0
@@ -65,21 +69,25 @@ class ParsedMessage:
     defects: list[str] = field(default_factory=list)
 
 
-def parse_message(raw: bytes) -> ParsedMessage:
+def parse_message(raw: bytes, limits: ParseLimits = DEFAULT_LIMITS) -> ParsedMessage:
     """Reads a message (RFC 5322, MIME). Never raises: what cannot be read is empty and named in `defects`."""
     digest = hashlib.sha256(raw).hexdigest()
     try:
-        return _parsed(raw, digest)
+        return _parsed(raw, digest, limits)
     except Exception:  # whatever a stranger's bytes provoke, the sync of the mailbox goes on
         return ParsedMessage(size=len(raw), sha256=digest, defects=["unparsable"])
 
 
-def _parsed(raw: bytes, digest: str) -> ParsedMessage:
+def _parsed(raw: bytes, digest: str, limits: ParseLimits) -> ParsedMessage:
     defects: set[str] = set()
-    headers = read_headers(split_message(raw)[0], defects)
-    body, attached = body_leaves(leaves(raw, defects))
-    text = _joined(body, "text/plain", defects)
-    source = _joined(body, "text/html", defects)
+    head, rest = split_message(raw)
+    headers = read_headers(head, defects, limits)
+    if len(raw) > limits.message:
+        defects.add("oversized")
+    body, attached = body_leaves(_leaves(raw, head, rest, defects, limits))
+    text = _joined(body, "text/plain", defects, limits.line)
+    source = _joined(body, "text/html", defects, limits.line)
+    shown = text or html_to_text(source)
     senders = headers_of.addresses(headers, "from", defects) or headers_of.addresses(headers, "sender", defects)
     replied = headers_of.first(headers, "in-reply-to")
     return ParsedMessage(
@@ -95,9 +103,10 @@ def _parsed(raw: bytes, digest: str) -> ParsedMessage:
         date=headers_of.date(headers, defects),
         text=text,
         html=sanitise_html(source) if source else "",
-        snippet=_snippet(text or html_to_text(source)),
+        snippet=_snippet(shown),
+        words="" if text else shown[:MAX_WORDS],
         attachments=[_info(leaf) for leaf in attached],
-        headers=[(name, decode_words(value)) for name, value in headers],
+        headers=[(name, decode_words(value)) if "=?" in value else (name, value) for name, value in headers],
         size=len(raw),
         sha256=digest,
         defects=sorted(defects),
@@ -112,18 +121,35 @@ def attachment_content(raw: bytes, part: str) -> bytes:
     raise NotFoundError(f"The message has no part {part[:20]}.")
 
 
-def _joined(body: list[Leaf], content_type: str, defects: set[str]) -> str:
+def _leaves(raw: bytes, head: bytes, rest: bytes, defects: set[str], limits: ParseLimits) -> list[Leaf]:
+    if len(raw) > limits.message:
+        return []
+    if len(head) > limits.header:  # the part of it that describes the body may be anywhere: it is not looked for
+        return [Leaf("1", "text/plain", None, "", None, None, rest)]
+    return leaves(raw, defects, limits)
+
+
+def _joined(body: list[Leaf], content_type: str, defects: set[str], longest_line: int) -> str:
     texts: list[str] = []
     for leaf in body:
         if leaf.content_type == content_type:
             text, is_certain = decode_text(leaf.content[: MAX_TEXT * 4], leaf.charset)
-            texts.append(text.replace("\r\n", "\n"))
+            texts.append(_with_short_lines(text.replace("\r\n", "\n"), longest_line, defects))
             if not is_certain:
                 defects.add("charset")
     joined = "\n".join(texts)
     if len(joined) > MAX_TEXT:
         defects.add("text_truncated")
     return joined[:MAX_TEXT]
+
+
+def _with_short_lines(text: str, longest: int, defects: set[str]) -> str:
+    if len(text) <= longest:
+        return text
+    lines = text.split("\n")
+    if any(len(line) > longest for line in lines):
+        defects.add("text_truncated")
+    return "\n".join(line[:longest] for line in lines)
 
 
 def _snippet(text: str) -> str:

@@ -31,6 +31,9 @@ _MESSAGE_ID = re.compile(r"<[!#-;=?A-Z^-~]+@[!#-;=?A-Z\[\]^-~]+>")
 _CONTENT_TYPE = re.compile(r"[a-z0-9][\w!#$&^.+-]*/[a-z0-9][\w!#$&^.+-]*", re.ASCII)
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 _LONGEST_LINE = 998
+_HTTPS = re.compile(r"https://[A-Za-z0-9.-]+(:\d+)?([/?#][!#-;=?-Z\[\]_a-z~]*)?")
+AUTOMATIC = ("Auto-Submitted", "auto-generated")
+"""For mail that no person wrote at that moment (RFC 3834 5): nobody's absence note answers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,24 @@ def build_message(mail: OutgoingMail) -> bytes:
     entity = _content(mail)
     lines = [*_head(mail), "MIME-Version: 1.0", *entity.head]
     return "\r\n".join(lines).encode("utf-8") + b"\r\n\r\n" + entity.body
+
+
+def bulk_headers(url: str | None = None, mailto: str | None = None) -> list[tuple[str, str]]:
+    """How to get off a list (RFC 2369); with a URL by one click, too (RFC 8058). Both are signed where the mail is (`mail.dkim`).
+
+    Raises InvalidInputError: RFC 8058 wants https, and one way there must be.
+    """
+    ways = []
+    if url is not None:
+        if not _HTTPS.fullmatch(url) or "=?" in url or len(url) > 900:
+            raise InvalidInputError("listUnsubscribe.url is an https URL in ASCII, percent-encoded, of at most 900 characters.")
+        ways.append(f"<{url}>")
+    if mailto is not None:
+        ways.append(f"<mailto:{quote(normalise_address(mailto, field='listUnsubscribe.mailto'), safe='@')}>")
+    if not ways:
+        raise InvalidInputError("listUnsubscribe needs a url or a mailto.")
+    one_click = [("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")] if url is not None else []
+    return [("List-Unsubscribe", ", ".join(ways)), *one_click]
 
 
 def needs_smtputf8(addresses: Sequence[str]) -> bool:

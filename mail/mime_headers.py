@@ -5,27 +5,51 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import getaddresses, parsedate_to_datetime
 
 from mail.addresses import Address
 from mail.charsets import decode_text, storable
 
+
+@dataclass(frozen=True, slots=True)
+class ParseLimits:
+    """What of a message is read at most, in bytes where nothing else is said. The rest is left out and named in the defects."""
+
+    message: int = 50 * 1024 * 1024
+    """Of a larger one only the header."""
+    header: int = 1024 * 1024
+    line: int = 1024 * 1024
+    """Of the header, or of a text (characters)."""
+    parts: int = 1000
+    depth: int = 100
+    """Multiparts inside each other."""
+
+
+DEFAULT_LIMITS = ParseLimits()
 MAX_HEADERS = 1000
 MAX_VALUE = 64 * 1024
 """Bytes of one header that are read; more is a program's mistake or an attack."""
 MAX_ADDRESSES = 1000
 MAX_REFERENCES = 100
 
-_END = re.compile(rb"\r?\n\r?\n|\r\r")
+_ENDS = (b"\n\r\n", b"\n\n", b"\r\r")
 _NAME = re.compile(rb"[!-9;-~]+[ \t]*$")
 _WORD = re.compile(r"=\?([^?\s*]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?=")
 _BETWEEN_WORDS = re.compile(r"(\?=)\s+(=\?[^?\s]+\?[bBqQ]\?)")
 _MESSAGE_ID = re.compile(r"<[^<>\s]{1,900}>")
 _PLAIN_ADDRESS = re.compile(
-    r"(?P<bare>[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+)|(?P<name>[\w '=?!+/*-]*) ?<(?P<angled>[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+)>", re.ASCII
+    r"(?P<bare>[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+)"
+    r"|(?:\"(?P<quoted>[^\"\\]*)\"|(?P<name>[\w '=?!+/*-]*)) ?<(?P<angled>[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+)>",
+    re.ASCII,
 )
+_MORE_THAN_PLAIN = frozenset('"(\\:;[')
 _BLANKS = re.compile(r"[\x00-\x20\x7f\u2028\u2029]+")
+_PLAIN_DATE = re.compile(
+    r"(?:[A-Z][a-z]{2}, )?(\d{1,2}) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)([0-5]\d)(?: \([^()]*\))?", re.ASCII
+)
+_MONTHS = dict(zip(("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), range(1, 13), strict=True))
 
 RawHeaders = list[tuple[str, str]]
 """Names as written and values with charsets settled but encoded words still in them: addresses are split before they are decoded."""
@@ -35,18 +59,29 @@ def split_message(raw: bytes) -> tuple[bytes, bytes]:
     """Header block and body. Without an empty line everything is header, unless the first line is none at all."""
     if raw[:2] == b"\r\n" or raw[:1] == b"\n":
         return b"", raw.lstrip(b"\r\n")
-    end = _END.search(raw)
-    head = raw[: end.start()] if end else raw
-    first = head.split(b"\n", 1)[0]
+    end, after = _end_of_header(raw)
+    first = raw[: min(end, 64 * 1024)].split(b"\n", 1)[0]
     if b":" not in first and not first.startswith(b"From "):
         return b"", raw
-    return head, raw[end.end() :] if end else b""
+    return raw[:end], raw[after:]
 
 
-def read_headers(head: bytes, defects: set[str]) -> RawHeaders:
+def _end_of_header(raw: bytes) -> tuple[int, int]:
+    """Where the first empty line begins and ends. Looked for one form after the other: a pattern of all takes ten times as long."""
+    end = after = len(raw)
+    for form in _ENDS:
+        found = raw.find(form, 0, end + 2)
+        if 0 <= found < end:
+            end, after = found, found + len(form)
+    return (end - 1 if raw[end - 1 : end + 1] == b"\r\n" else end), after
+
+
+def read_headers(head: bytes, defects: set[str], limits: ParseLimits = DEFAULT_LIMITS) -> RawHeaders:
     """All headers in order. Adds `bad_header`, `charset` or `headers_truncated` to the defects."""
     headers: RawHeaders = []
-    for name, value in _unfolded(head, defects):
+    if len(head) > limits.header:
+        defects.add("headers_truncated")
+    for name, value in _unfolded(head[: limits.header], defects):
         if len(headers) >= MAX_HEADERS:
             defects.add("headers_truncated")
             break
@@ -56,8 +91,16 @@ def read_headers(head: bytes, defects: set[str]) -> RawHeaders:
         text, is_certain = decode_text(value, None)
         if not is_certain:
             defects.add("charset")
-        headers.append((name.decode("ascii"), _BLANKS.sub(" ", text).strip()))
+        headers.append((name.decode("ascii"), _unblanked(text)))
     return headers
+
+
+def _unblanked(text: str) -> str:
+    """Every run of blanks and control characters as one blank."""
+    plain = text.replace("\n\t", " ").replace("\n ", " ")
+    if plain.isprintable() and "  " not in plain:
+        return plain.strip()
+    return _BLANKS.sub(" ", text).strip()
 
 
 def _unfolded(head: bytes, defects: set[str]) -> Iterable[tuple[bytes, bytes]]:
@@ -132,9 +175,10 @@ def addresses(headers: RawHeaders, name: str, defects: set[str]) -> list[Address
 
 def _pairs(value: str) -> list[tuple[str, str]]:
     """(display name, address) of one header; the plain forms nearly all mail has are read at once, the rest by the standard library."""
-    plain = _PLAIN_ADDRESS.fullmatch(value)
-    if plain is not None:
-        return [((plain["name"] or "").strip(), plain["bare"] or plain["angled"])]
+    each = [value] if "," not in value or _MORE_THAN_PLAIN & set(value) else [one.strip() for one in value.split(",")]
+    plain = [_PLAIN_ADDRESS.fullmatch(one) for one in each]
+    if all(plain):
+        return [((one["quoted"] or one["name"] or "").strip(), one["bare"] or one["angled"]) for one in plain if one]
     try:
         return getaddresses([value])
     except (RecursionError, IndexError, ValueError):  # a thousand nested comments
@@ -147,16 +191,25 @@ def date(headers: RawHeaders, defects: set[str]) -> datetime | None:
     if not value:
         return None
     try:
-        moment = parsedate_to_datetime(value)
+        plain = _PLAIN_DATE.fullmatch(value)
+        moment = _plain_date(plain) if plain is not None else parsedate_to_datetime(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         defects.add("bad_date")
         return None
 
 
+def _plain_date(plain: re.Match[str]) -> datetime:
+    """The form nearly all mail has. Raises ValueError."""
+    day, month, year, hour, minute, second, sign, hours, minutes = plain.groups()
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    zone = timezone(-offset if sign == "-" else offset)
+    return datetime(int(year), _MONTHS.get(month, 0), int(day), int(hour), int(minute), int(second), tzinfo=zone)
+
+
 def message_ids(value: str) -> list[str]:
     """All `<...>` of a Message-ID, In-Reply-To or References value, each once; of very many the first and the newest."""
-    found = list(dict.fromkeys(_MESSAGE_ID.findall(value)))
+    found = list(dict.fromkeys(_indexable(each) for each in _MESSAGE_ID.findall(value)))
     return found if len(found) <= MAX_REFERENCES else [found[0], *found[1 - MAX_REFERENCES :]]
 
 
@@ -165,6 +218,13 @@ def message_id(headers: RawHeaders) -> str:
     value = first(headers, "message-id")
     found: Sequence[str] = _MESSAGE_ID.findall(value)
     if found:
-        return found[0]
+        return _indexable(found[0])
     bare = _BLANKS.sub("", value).strip("<>")
-    return f"<{bare[:900]}>" if bare else ""
+    return _indexable(f"<{bare[:900]}>") if bare else ""
+
+
+def _indexable(message_id: str) -> str:
+    """At most 1,000 bytes: an entry of a database's index has to fit a third of its page."""
+    if len(message_id) <= 250 or len(encoded := message_id.encode("utf-8", "replace")) <= 1000:
+        return message_id
+    return encoded[:999].decode("utf-8", "ignore") + ">"

@@ -16,10 +16,8 @@ from email.message import Message
 from fast_mail_parser import MimeStructureError, ParseError, PyMimePart, parse_email_tree
 
 from mail.charsets import decode_text, storable
-from mail.mime_headers import decode_words, split_message
+from mail.mime_headers import DEFAULT_LIMITS, ParseLimits, decode_words, split_message
 
-MAX_PARTS = 1000
-MAX_DEPTH = 100
 _MAX_EFFORT = 500_000_000
 """Bytes times boundaries that the standard library may be asked to read: it compares every line with every open boundary."""
 
@@ -41,21 +39,21 @@ class Leaf:
     content: bytes
 
 
-def leaves(raw: bytes, defects: set[str]) -> list[Leaf]:
-    """All leaves in order, at most MAX_PARTS. Never raises; adds `encoding`, `structure`, `too_deep`, `too_many_parts` to the defects."""
-    found = _read(raw, defects)
-    if len(found) > MAX_PARTS:
+def leaves(raw: bytes, defects: set[str], limits: ParseLimits = DEFAULT_LIMITS) -> list[Leaf]:
+    """All leaves in order, as many as allowed. Never raises; adds `encoding`, `structure`, `too_deep`, `too_many_parts` to the defects."""
+    found = _read(raw, defects, limits.depth)
+    if len(found) > limits.parts:
         defects.add("too_many_parts")
-        found = found[:MAX_PARTS]
+        found = found[: limits.parts]
     if not found:  # a multipart without its boundary: better one long text than nothing
         defects.add("structure")
         found = [Leaf("1", "text/plain", None, "", None, None, split_message(raw)[1])]
     return found
 
 
-def _read(raw: bytes, defects: set[str]) -> list[Leaf]:
+def _read(raw: bytes, defects: set[str], depth: int) -> list[Leaf]:
     try:
-        found, is_uuencoded = _fast(raw, defects)
+        found, is_uuencoded = _fast(raw, defects, depth)
         if not is_uuencoded:
             return found
     except MimeStructureError:
@@ -69,25 +67,24 @@ def _read(raw: bytes, defects: set[str]) -> list[Leaf]:
         defects.add("structure")
         return []
     try:
-        return list(_compat_leaves(email.message_from_bytes(raw, policy=email.policy.compat32), defects))
+        return list(_compat_leaves(email.message_from_bytes(raw, policy=email.policy.compat32), defects, depth))
     except Exception:  # the standard library too: RecursionError, IndexError, LookupError were all seen
         defects.add("structure")
         return []
 
 
-def _fast(raw: bytes, defects: set[str]) -> tuple[list[Leaf], bool]:
+def _fast(raw: bytes, defects: set[str], depth: int) -> tuple[list[Leaf], bool]:
     found: list[Leaf] = []
-    for number, node in _numbered(parse_email_tree(raw), defects):
+    for number, node in _numbered(parse_email_tree(raw), defects, depth):
         headers = {name.lower(): values[0] for name, values in node.headers.items() if values}
         if "uue" in headers.get("content-transfer-encoding", "").lower():
             return [], True
-        charset = _CHARSET.search(headers.get("content-type", "")[:1000])
         found.append(
             Leaf(
                 number,
                 _content_type(node.content_type),
-                charset.group(1) if charset else None,
-                clean_filename(decode_words((node.filename or "")[:5000])),
+                _charset(headers.get("content-type", "")[:1000]),
+                clean_filename(decode_words(node.filename[:5000])) if node.filename else "",
                 (node.disposition or "").lower() or None,
                 _content_id(node.content_id),
                 node.content or b"",
@@ -96,27 +93,27 @@ def _fast(raw: bytes, defects: set[str]) -> tuple[list[Leaf], bool]:
     return found, False
 
 
-def _numbered(root: PyMimePart, defects: set[str]) -> Iterator[tuple[str, PyMimePart]]:
+def _numbered(root: PyMimePart, defects: set[str], deepest: int) -> Iterator[tuple[str, PyMimePart]]:
     """Leaves with their IMAP numbers, in order, without recursion."""
     stack: list[tuple[str, int, PyMimePart]] = [("", 0, root)]
     while stack:
         number, depth, node = stack.pop()
         if node.is_message or not (node.children or node.content_type.startswith("multipart/")):
             yield number or "1", node
-        elif depth >= MAX_DEPTH:
+        elif depth >= deepest:
             defects.add("too_deep")
         else:
             prefix = f"{number}." if number else ""
             stack.extend(reversed([(f"{prefix}{index}", depth + 1, child) for index, child in enumerate(node.children, 1)]))
 
 
-def _compat_leaves(root: Message, defects: set[str]) -> Iterator[Leaf]:
+def _compat_leaves(root: Message, defects: set[str], deepest: int) -> Iterator[Leaf]:
     stack: list[tuple[str, int, Message]] = [("", 0, root)]
     while stack:
         number, depth, node = stack.pop()
         payload = node.get_payload()
         if node.get_content_maintype() == "multipart":
-            if depth >= MAX_DEPTH:
+            if depth >= deepest:
                 defects.add("too_deep")
             elif isinstance(payload, list):
                 prefix = f"{number}." if number else ""
@@ -134,11 +131,10 @@ def _compat_leaf(number: str, node: Message) -> Leaf:
     else:
         decoded = node.get_payload(decode=True)
         content = decoded if isinstance(decoded, bytes) else b""
-    charset = _CHARSET.search(str(node.get("content-type", "")))
     return Leaf(
         number,
         _content_type(node.get_content_type()),
-        charset.group(1) if charset else None,
+        _charset(str(node.get("content-type", ""))[:1000]),
         clean_filename(decode_words(str(node.get_filename() or ""))),
         node.get_content_disposition(),
         _content_id(str(node.get("content-id", ""))),
@@ -151,6 +147,11 @@ def _settle_charsets(node: Message) -> None:
     for name, value in list(node.raw_items()):
         if name.lower() in {"content-type", "content-disposition"} and not str(value).isascii():
             node.replace_header(name, decode_text(str(value).encode("utf-8", "surrogateescape"), None)[0])
+
+
+def _charset(content_type: str) -> str | None:
+    found = _CHARSET.search(content_type) if "charset" in content_type.lower() else None
+    return found.group(1) if found else None
 
 
 def _content_type(text: str) -> str:

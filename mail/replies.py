@@ -1,4 +1,4 @@
-"""What a server's answer means: the one place where IMAP response codes and SMTP reply codes become error types.
+"""What a server's answer means: the one place where the codes of IMAP, POP3 and SMTP answers become error types.
 
 The server's text is read for hints and never repeated: servers echo addresses and user names in it.
 """
@@ -60,6 +60,28 @@ def imap_error(command: str, code: str, text: str, *, where: str) -> MailroomErr
         return ServerUnavailable(f"{where} closed the connection.")
     if code in {"NONEXISTENT", "TRYCREATE", "NOPERM"}:
         return FolderMissing(f"{where} has no such folder, or this account may not read it.")
+    return MailboxProtocolError(f"{where} refused the command {command}.")
+
+
+_POP3_CODE = re.compile(r"^-ERR\s+\[([A-Za-z/-]+)\]")
+_LOCKED = re.compile(r"\block(ed)?\b|in use|busy|temporar", re.IGNORECASE)
+
+
+def pop3_error(command: str, text: str, *, where: str) -> MailroomError:
+    """The error for a -ERR line (RFC 2449 8, RFC 3206). Without a code only a login's refusal says something about the account."""
+    match = _POP3_CODE.match(text)
+    code = match.group(1).upper() if match else ""
+    is_throttled = code == "LOGIN-DELAY" or _THROTTLE.search(text) is not None
+    is_unavailable = code in {"IN-USE", "SYS/TEMP"} or _NOT_CONNECTED.search(text) is not None
+    is_login = command in {"USER", "PASS", "AUTH"}
+    if code == "AUTH":
+        return AuthenticationRefused(f"{where} refused the user name or password.")
+    if is_throttled:
+        return ServerThrottled(f"{where} asks for a pause (answer to {command}).", retry_after=retry_hint(text))
+    if is_unavailable or (not code and (is_login or command == "greeting") and _LOCKED.search(text)):
+        return ServerUnavailable(f"{where} cannot serve this account just now (answer to {command}).", retry_after=retry_hint(text))
+    if is_login and code != "SYS/PERM":
+        return AuthenticationRefused(f"{where} refused the user name or password.")
     return MailboxProtocolError(f"{where} refused the command {command}.")
 
 

@@ -90,11 +90,20 @@ def _without_hidden(html: str) -> str:
 
 
 def _depth(html: str) -> int:
+    """At most how deep elements lie in each other. An end closes only an element of its own name: `<font></b>` leaves one open."""
     if html.count("<") <= MAX_DEPTH:
         return 0
     depth = deepest = 0
+    opened: dict[str, int] = {}
     for match in _TAG_EDGE.finditer(html):
-        if match.group(2).lower() not in _VOID:
-            depth += -1 if match.group(1) else 1
+        name = match.group(2).lower()
+        if name in _VOID:
+            continue
+        if not match.group(1):
+            opened[name] = opened.get(name, 0) + 1
+            depth += 1
             deepest = max(deepest, depth)
+        elif opened.get(name):
+            opened[name] -= 1
+            depth -= 1
     return deepest

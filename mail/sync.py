@@ -1,8 +1,9 @@
 """What a sync has to do for each folder, and the doing of it, in batches that each carry the cursor to store with them.
 
-The ladder, cheapest first: counters unchanged: nothing. New messages: only those. CONDSTORE: only the flags that changed. Otherwise
-flags are compared one by one. Another UIDVALIDITY: everything again. A crash between two batches loses nothing: a batch's cursor,
-stored in the same transaction, says exactly where to go on.
+The ladder, cheapest first: counters unchanged: nothing. New messages: only those. QRESYNC: what changed and vanished comes with the
+opening; CONDSTORE: only the flags that changed. Otherwise flags are compared one by one. Another UIDVALIDITY: messages are told by
+their identity, and only the others fetched again. A crash between two batches loses nothing: a batch's cursor, stored in the same
+transaction, says exactly where to go on.
 """
 
 from __future__ import annotations
@@ -13,12 +14,31 @@ from datetime import datetime
 
 from mail.errors import FolderMissing
 from mail.folder_names import RemoteFolder
+from mail.identity import recognised
 from mail.imap_reader import MAX_LITERAL
-from mail.mailbox import Flags, FolderState, Mailbox, RawMessage, Span
+from mail.mailbox import Flags, FolderChanges, FolderState, Identity, Mailbox, RawMessage, Span
 from mail.mime import ParsedMessage, parse_message
+
+__all__ = [
+    "FetchedMessage",
+    "FlagsChanged",
+    "FolderCursor",
+    "Identity",
+    "KnownFolder",
+    "SyncBatch",
+    "list_folders",
+    "plan_spans",
+    "sync_mailbox",
+]
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 """Two of these are held in memory at a time: one on the wire, one with the store."""
+_LONGEST_UID_LIST = 500
+"""UIDs that surely fit one command line when they are named one by one."""
+
+
+def _no_identities() -> list[Identity]:
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +52,14 @@ class FolderCursor:
 
 @dataclass(frozen=True, slots=True)
 class KnownFolder:
-    """What the store knows of a folder. `known_flags` (UID to flags) is called at most once, and only when it is needed."""
+    """What the store knows of a folder. `known_flags` (UID to flags) and `identities` (of all stored messages, by the UIDs they are
+    stored under) are called at most once, and only when they are needed."""
 
     name: str
     cursor: FolderCursor | None
     known_flags: Callable[[], Mapping[int, Flags]]
     message_count: int
+    identities: Callable[[], list[Identity]] = _no_identities
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +72,7 @@ class FetchedMessage:
     size: int
     parsed: ParsedMessage
     raw: bytes
+    remote_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +87,9 @@ class FlagsChanged:
 class SyncBatch:
     """One transaction's worth: store new, changed and gone, and `cursor`, together.
 
-    `is_reset` (first batch of a folder only): all UIDs stored before are void; drop or re-map them first. `done` of `total` counts new
-    messages of this folder in this run.
+    `is_reset` (first batch of a folder only): all UIDs stored before are void, and this comes first. The messages in `kept` (old UID to
+    new UID) stay what they are under their new UID and the new UIDVALIDITY, the others go; `changed` then speaks of the new UIDs.
+    `done` of `total` counts new messages of this folder in this run.
     """
 
     folder: RemoteFolder
@@ -77,6 +101,7 @@ class SyncBatch:
     cursor: FolderCursor
     done: int
     total: int
+    kept: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -113,12 +138,19 @@ def sync_mailbox(
         if not full and _is_unchanged(states.get(remote.raw_name), before):
             continue
         try:
-            state = mailbox.examine(remote)
+            state, told = _opened(mailbox, remote, None if full else before)
         except FolderMissing:
             if folder is not None:
                 raise
             continue
-        yield from _FolderSync(mailbox, remote, state, before, batch_size=batch_size, full=full).batches()
+        yield from _FolderSync(mailbox, remote, state, before, told, batch_size=batch_size, full=full).batches()
+
+
+def _opened(mailbox: Mailbox, remote: RemoteFolder, before: KnownFolder | None) -> tuple[FolderState, FolderChanges | None]:
+    cursor = before.cursor if before is not None and before.message_count else None
+    if cursor is None or cursor.highest_modseq is None:
+        return mailbox.examine(remote), None
+    return mailbox.examine_since(remote, cursor.uid_validity, cursor.highest_modseq, cursor.uid_next - 1)
 
 
 def _is_unchanged(state: FolderState | None, before: KnownFolder | None) -> bool:
@@ -131,53 +163,75 @@ def _is_unchanged(state: FolderState | None, before: KnownFolder | None) -> bool
     return state.messages == 0 or (state.highest_modseq is not None and state.highest_modseq == cursor.highest_modseq)
 
 
-def plan_spans(listed: Sequence[tuple[int, int]], *, batch_size: int, max_bytes: int = MAX_BATCH_BYTES) -> list[Span]:
+def plan_spans(
+    listed: Sequence[tuple[int, int]], *, batch_size: int, max_bytes: int = MAX_BATCH_BYTES, has_holes: bool = False
+) -> list[Span]:
     """(UID, bytes) in UID order into spans of at most `batch_size` messages and about `max_bytes`.
 
-    UIDs between two listed ones do not exist and never will, so that a span needs only its ends. A message too large for memory gets
-    a span of its own and only its header.
+    UIDs between two listed ones do not exist and never will, so that a span needs only its ends; with `has_holes` some do exist and are
+    not wanted. A message too large for memory gets a span of its own and only its header.
     """
     spans: list[Span] = []
-    first = count = weight = last = 0
+    inside: list[int] = []
+    weight = 0
+    most = min(batch_size, _LONGEST_UID_LIST) if has_holes else batch_size
     for uid, size in listed:
         is_oversized = size > MAX_LITERAL
-        if count and (is_oversized or count >= batch_size or weight + size > max_bytes):
-            spans.append(Span(first, last))
-            count = weight = 0
+        if inside and (is_oversized or len(inside) >= most or weight + size > max_bytes):
+            spans.append(_span(inside, has_holes=has_holes))
+            inside, weight = [], 0
         if is_oversized:
             spans.append(Span(uid, uid, header_only=True))
             continue
-        first = first if count else uid
-        last, count, weight = uid, count + 1, weight + size
-    return [*spans, Span(first, last)] if count else spans
+        inside.append(uid)
+        weight += size
+    return [*spans, _span(inside, has_holes=has_holes)] if inside else spans
+
+
+def _span(uids: Sequence[int], *, has_holes: bool) -> Span:
+    return Span(uids[0], uids[-1], uids=tuple(uids) if has_holes else None)
 
 
 class _FolderSync:
-    """One folder that is open, against what was known of it."""
+    """One folder that is open, against what was known of it and what the server `told` at the opening."""
 
     def __init__(
-        self, mailbox: Mailbox, remote: RemoteFolder, state: FolderState, known: KnownFolder | None, *, batch_size: int, full: bool
+        self,
+        mailbox: Mailbox,
+        remote: RemoteFolder,
+        state: FolderState,
+        known: KnownFolder | None,
+        told: FolderChanges | None,
+        *,
+        batch_size: int,
+        full: bool,
     ) -> None:
         self._mailbox = mailbox
         self._remote = remote
         self._state = state
         self._known = known
+        self._told = told
         self._batch_size = max(1, batch_size)
+        self._full = full
         cursor = known.cursor if known else None
         # != and not <: a restored server may count from anywhere. A UIDNEXT that fell back breaks the same promise.
         self._is_reset = cursor is not None and (cursor.uid_validity != state.uid_validity or state.uid_next < cursor.uid_next)
         self._cursor = None if self._is_reset or full else cursor
         self._first_new = self._cursor.uid_next if self._cursor else 1
         self._final = FolderCursor(state.uid_validity, state.uid_next, state.highest_modseq)
+        self._stored: Mapping[int, Flags] | None = None
 
     def batches(self) -> Iterator[SyncBatch]:
-        """Flags and vanished messages first, then new ones from the oldest. Only the last batch carries the counters of EXAMINE:
-        changes that come while this runs have higher ones and are seen the next time."""
-        state, listed = self._state, self._list_new()
-        spans = plan_spans(listed, batch_size=self._batch_size)
-        changes = self._changes(listed)
-        if changes.changed or changes.gone or not spans:
-            yield self._batch([], changes, self._final if not spans else self._cursor_at(self._first_new), done=0, total=len(listed))
+        """Kept, changed and vanished messages first, then new ones from the oldest. Only the last batch carries the counters of
+        EXAMINE: changes that come while this runs have higher ones and are seen the next time."""
+        state, kept = self._state, self._recognised()
+        here = set(kept.values()) if kept else self._stored_ahead()
+        listed = [each for each in self._list_new() if self._full or each[0] not in here]
+        spans = plan_spans(listed, batch_size=self._batch_size, has_holes=bool(here))
+        changes = self._renumbered(kept) if kept else self._changes(listed)
+        if changes.changed or changes.gone or kept or not spans:
+            cursor = self._cursor_at(spans[0].first) if spans else self._final
+            yield self._batch([], changes, cursor, done=0, total=len(listed), kept=kept)
         done = 0
         for span, messages in zip(spans, self._mailbox.fetch(spans), strict=True):
             new = [_fetched(message, message.raw, span) for message in messages if message.raw is not None]
@@ -186,6 +240,29 @@ class _FolderSync:
             cursor = self._final if span is spans[-1] else self._cursor_at(min(span.last + 1, state.uid_next))
             yield self._batch(new, _Changes(gone=gone), cursor, done=done, total=len(listed))
 
+    def _recognised(self) -> dict[int, int]:
+        """After a reset: stored UID to present UID of the messages that are surely the same."""
+        stored = self._known.identities() if self._is_reset and self._known is not None and self._state.messages else []
+        return recognised(stored, self._mailbox.identities(1, self._state.uid_next - 1)) if stored else {}
+
+    def _renumbered(self, kept: Mapping[int, int]) -> _Changes:
+        """Of messages that only got another UID the flags may have changed all the same."""
+        before, now = self._known_flags(), self._mailbox.flags(1, self._state.uid_next - 1)
+        changed = [FlagsChanged(new, now[new]) for old, new in kept.items() if new in now and before.get(old) != now[new]]
+        return _Changes(sorted(changed, key=lambda change: change.uid))
+
+    def _stored_ahead(self) -> set[int]:
+        """UIDs at or above the cursor that are stored already: a run that kept them after a reset ended early. It has no change number."""
+        cursor, known = self._cursor, self._known
+        if known is None or not known.message_count or cursor is None or cursor.highest_modseq is not None:
+            return set()
+        return {uid for uid in self._known_flags() if uid >= cursor.uid_next}
+
+    def _known_flags(self) -> Mapping[int, Flags]:
+        if self._stored is None:
+            self._stored = self._known.known_flags() if self._known else {}
+        return self._stored
+
     def _list_new(self) -> list[tuple[int, int]]:
         """Up to UIDNEXT as it was at EXAMINE, so that the final cursor is true whatever arrives meanwhile."""
         if not self._state.messages or self._first_new >= self._state.uid_next:
@@ -193,44 +270,65 @@ class _FolderSync:
         return self._mailbox.sizes(self._first_new, self._state.uid_next - 1)
 
     def _changes(self, listed: Sequence[tuple[int, int]]) -> _Changes:
-        known, cursor, last = self._known, self._cursor, self._first_new - 1
-        if known is None or self._is_reset:
+        known, cursor = self._known, self._cursor
+        if known is None or self._is_reset or not known.message_count:
             return _Changes()
         if cursor is None:  # all of them are fetched anyway, with their flags
             present = {uid for uid, _ in listed}
-            return _Changes(gone=sorted(uid for uid in known.known_flags() if uid not in present) if known.message_count else [])
-        if last < 1 or not known.message_count:
-            return _Changes()
+            return _Changes(gone=sorted(uid for uid in self._known_flags() if uid not in present))
         if cursor.highest_modseq is None or self._state.highest_modseq is None:
-            return self._compared(known.known_flags(), last)
-        return self._since(cursor.highest_modseq, known, last, new=len(listed))
+            return self._compared()
+        return self._since(cursor.highest_modseq, known, new=len(listed))
 
-    def _compared(self, before: Mapping[int, Flags], last: int) -> _Changes:
-        now = self._mailbox.flags(1, last)
+    def _compared(self) -> _Changes:
+        before = self._known_flags()
+        now = self._mailbox.flags(1, max([self._first_new - 1, *before]))
         changed = [FlagsChanged(uid, flags) for uid, flags in sorted(now.items()) if uid in before and before[uid] != flags]
         return _Changes(changed, sorted(uid for uid in before if uid not in now))
 
-    def _since(self, modseq: int, known: KnownFolder, last: int, *, new: int) -> _Changes:
-        """Vanished messages are looked for only when the counts do not add up: what is stored plus what is new must be what is there."""
-        changes = _Changes()
-        if self._state.highest_modseq != modseq:
-            changes.changed = [FlagsChanged(uid, flags) for uid, flags in sorted(self._mailbox.changed_since(modseq, last).items())]
-        if self._state.messages - new != known.message_count:
+    def _since(self, modseq: int, known: KnownFolder, *, new: int) -> _Changes:
+        """Vanished messages are looked for only when the counts do not add up: what is stored plus what is new must be what is there.
+
+        That also catches a server whose VANISHED is wrong; UIDs in it that were never stored do not count.
+        """
+        last, told = self._first_new - 1, self._told
+        if last < 1:
+            return _Changes()
+        flags: Mapping[int, Flags] = {}
+        if told is not None:
+            flags = told.flags
+        elif self._state.highest_modseq != modseq:
+            flags = self._mailbox.changed_since(modseq, last)
+        changes = _Changes([FlagsChanged(uid, flags[uid]) for uid in sorted(flags)])
+        missing = known.message_count + new - self._state.messages
+        if missing and told is not None:
+            changes.gone = sorted(uid for uid in self._known_flags() if uid in told.vanished)
+        if missing != len(changes.gone):
             present = self._mailbox.present(last)
-            changes.gone = sorted(uid for uid in known.known_flags() if uid not in present)
+            changes.gone = sorted(uid for uid in self._known_flags() if uid <= last and uid not in present)
         return changes
 
     def _cursor_at(self, uid_next: int) -> FolderCursor:
         """The cursor inside a run: the old change number still counts, none in a first run (flags are then compared once)."""
         return FolderCursor(self._state.uid_validity, uid_next, self._cursor.highest_modseq if self._cursor else None)
 
-    def _batch(self, new: list[FetchedMessage], changes: _Changes, cursor: FolderCursor, *, done: int, total: int) -> SyncBatch:
+    def _batch(
+        self,
+        new: list[FetchedMessage],
+        changes: _Changes,
+        cursor: FolderCursor,
+        *,
+        done: int,
+        total: int,
+        kept: dict[int, int] | None = None,
+    ) -> SyncBatch:
         is_reset, self._is_reset = self._is_reset, False
-        return SyncBatch(self._remote, self._state.uid_validity, is_reset, new, changes.changed, changes.gone, cursor, done, total)
+        validity = self._state.uid_validity
+        return SyncBatch(self._remote, validity, is_reset, new, changes.changed, changes.gone, cursor, done, total, kept or {})
 
 
 def _fetched(message: RawMessage, raw: bytes, span: Span) -> FetchedMessage:
     parsed = parse_message(raw)
     if span.header_only:
         parsed = replace(parsed, size=message.size, defects=sorted({*parsed.defects, "oversized"}))
-    return FetchedMessage(message.uid, message.flags, message.internal_date, message.size, parsed, raw)
+    return FetchedMessage(message.uid, message.flags, message.internal_date, message.size, parsed, raw, message.remote_id)

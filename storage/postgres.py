@@ -19,7 +19,7 @@ _BIND = text(
 _BIND_RELAY = text(
     "SELECT set_config('mailroom.is_system', 'on', true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)",
 )  # a small table that is read whole nevertheless seems so dear that PostgreSQL would spend a second on compiling the statement
-_VISIBLE = (
+VISIBLE = (
     "((SELECT current_setting('mailroom.is_system', true)) = 'on'"
     " OR {column} = (SELECT nullif(current_setting('mailroom.tenant_id', true), '')::uuid))"
 )
@@ -41,7 +41,7 @@ def row_level_security(table: str, column: str = "tenant_id") -> Iterable[str]:
 
     FORCE, because the application usually owns its tables and an owner is not subject to its own policies otherwise.
     """
-    visible = _VISIBLE.format(column=column)
+    visible = VISIBLE.format(column=column)
     yield f'ALTER TABLE "{table}" ENABLE ROW LEVEL SECURITY'
     yield f'ALTER TABLE "{table}" FORCE ROW LEVEL SECURITY'
     yield f'CREATE POLICY tenant_wall ON "{table}" USING ({visible}) WITH CHECK ({visible})'

@@ -34,7 +34,7 @@ Security = Literal["tls", "starttls", "plain"]
 Username = Annotated[str, StringConstraints(min_length=1, max_length=320)]
 Password = Annotated[SecretStr, Field(min_length=1, max_length=4000)]
 Interval = Annotated[StrictInt, Field(ge=10, le=7 * 86_400)]
-NEVER_NULL = ("name", "email", "sync_interval", "is_sync_enabled")
+NEVER_NULL = ("name", "email", "sync_interval", "is_sync_enabled", "saves_sent")
 
 
 class ClientChanges(BaseModel):
@@ -54,6 +54,16 @@ class ClientChanges(BaseModel):
     smtp_security: Security | None = None
     smtp_username: Username | None = None
     smtp_password: Password | None = None
+    pop3_host: Host | None = None
+    pop3_port: Port | None = None
+    pop3_security: Security | None = None
+    pop3_username: Username | None = None
+    pop3_password: Password | None = None
+    oauth_token_url: Annotated[str, StringConstraints(max_length=500, pattern=r"^https?://[^\s@]+$")] | None = None
+    oauth_client_id: Username | None = None
+    oauth_client_secret: Password | None = None
+    oauth_refresh_token: Password | None = None
+    saves_sent: StrictBool | None = None
     sync_interval: Interval | None = None
     is_sync_enabled: StrictBool | None = None
 

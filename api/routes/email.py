@@ -1,22 +1,18 @@
-"""The four common tasks by name, and what sync stored. The body of a POST is the task's arguments."""
+"""The four common tasks by name, and an account's folders. The body of a POST is the task's arguments."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 
 from api.auth import ActingNow
 from api.bodies import JsonRoute
-from api.mail_shapes import FolderView, MessagePage, MessageSummary, MessageView
+from api.mail_shapes import FolderView
+from api.routes import messages
 from api.routes.tasks import Arguments, IdempotencyKey, accept
 from api.shapes import AcceptedRun
-from runs.control import cursor_after, parse_cursor
-from storage.repositories.mail_views import MailViews
-from storage.repositories.messages import EmailFolders
+from storage.repositories.folders import EmailFolders
 
 router = APIRouter(route_class=JsonRoute, tags=["email"])
-Words = Annotated[str | None, Query(max_length=200)]
 
 
 @router.post("/api/email/sync", status_code=202)
@@ -51,26 +47,4 @@ def folders(client_id: str, acting: ActingNow) -> dict[str, list[FolderView]]:
     return {"items": [FolderView.model_validate(folder) for folder in found]}
 
 
-@router.get("/api/email/messages")
-def messages(
-    acting: ActingNow,
-    *,
-    client_id: Annotated[str | None, Query(max_length=36)] = None,
-    folder_id: Annotated[str | None, Query(max_length=36)] = None,
-    q: Words = None,
-    cursor: Annotated[str | None, Query(max_length=300)] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> MessagePage:
-    """Stored messages, the newest first. `q` is looked for in subject and beginning; `client_id` and `folder_id` narrow."""
-    with acting.session() as session:
-        found = MailViews(session).messages(client_id, folder_id, q or None, before=parse_cursor(cursor), limit=limit + 1)
-    cursor_next = cursor_after(found[limit - 1].received_at, found[limit - 1].id) if len(found) > limit else None
-    return MessagePage(items=[MessageSummary.of(each) for each in found[:limit]], next_cursor=cursor_next)
-
-
-@router.get("/api/email/messages/{message_id}")
-def message(message_id: str, acting: ActingNow) -> MessageView:
-    """One stored message with its text and the list of its attachments."""
-    with acting.session() as session:
-        views = MailViews(session)
-        return MessageView.whole(views.message(message_id), views.attachments(message_id))
+router.include_router(messages.router)

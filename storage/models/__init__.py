@@ -2,7 +2,7 @@
 
 from storage.models.base import Base
 from storage.models.controls import Limit, Pause
-from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, EmailMessage, EmailSource, MailHost, ThreadLink
+from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, EmailMessage, EmailSearch, EmailSource, MailHost, ThreadLink
 from storage.models.outbox import DkimKey, OutboundEmail, OutboundRecipient, Suppression
 from storage.models.runs import TaskAttempt, TaskRun, WorkerProcess
 from storage.models.schedules import Schedule, ScheduleTick
@@ -17,6 +17,7 @@ __all__ = [
     "EmailClient",
     "EmailFolder",
     "EmailMessage",
+    "EmailSearch",
     "EmailSource",
     "Limit",
     "MailHost",

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, String, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.ids import new_id
@@ -83,8 +84,9 @@ class EmailFolder(Base):
     uid_validity: Mapped[int | None] = mapped_column(BigInteger)
     uid_next: Mapped[int | None] = mapped_column(BigInteger)
     highest_modseq: Mapped[int | None] = mapped_column(BigInteger)
-    message_count: Mapped[int] = mapped_column(default=0)
+    message_count: Mapped[int] = mapped_column(default=0)  # those that have not vanished
     synced_at: Mapped[datetime | None]
+    vanished_at: Mapped[datetime | None]  # gone from the server; kept for as long as messages in it may turn up in another folder
 
 
 class EmailMessage(Base):
@@ -106,6 +108,14 @@ class EmailMessage(Base):
             "vanished_at",
             postgresql_where=text("vanished_at IS NOT NULL"),
             sqlite_where=text("vanished_at IS NOT NULL"),
+        ),
+        Index(  # how the twin of a message without Message-ID is found
+            "ix_email_messages_nameless",
+            "tenant_id",
+            "client_id",
+            "sha256",
+            postgresql_where=text("message_id IS NULL"),
+            sqlite_where=text("message_id IS NULL"),
         ),
     )
 
@@ -175,6 +185,20 @@ class EmailSource(Base):
     email_id: Mapped[str] = mapped_column(Id, primary_key=True)
     source: Mapped[bytes] = mapped_column(LargeBinary)  # zlib
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
+
+
+class EmailSearch(Base):
+    """The words of a message. PostgreSQL only: SQLite has an FTS5 table for them, which is no table to SQLAlchemy (storage/search.py)."""
+
+    __tablename__ = "email_search"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "email_id"], ["email_messages.tenant_id", "email_messages.id"], ondelete="CASCADE"),
+        Index("ix_email_search_words", "words", postgresql_using="gin"),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    email_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    words: Mapped[str] = mapped_column(Text().with_variant(TSVECTOR, "postgresql"))
 
 
 class ThreadLink(Base):

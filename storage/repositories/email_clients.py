@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, or_, update
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.util import identity_key
 
@@ -18,9 +18,26 @@ from storage.repositories.base import Repository
 from storage.states import LIVE, State
 
 REFUSALS_UNTIL_STOPPED = 3
-SERVER_FIELDS = ("imap_host", "imap_port", "imap_security", "imap_username", "smtp_host", "smtp_port", "smtp_security", "smtp_username")
-PLAIN_FIELDS = ("name", "email", "is_sync_enabled", "sync_interval", *SERVER_FIELDS)
-SECRET_FIELDS = ("imap_password", "smtp_password")
+PROTOCOLS = ("imap", "pop3", "smtp")
+OAUTH_FIELDS = ("oauth_token_url", "oauth_client_id")
+SERVER_FIELDS = (*(f"{protocol}_{what}" for protocol in PROTOCOLS for what in ("host", "port", "security", "username")), *OAUTH_FIELDS)
+PLAIN_FIELDS = ("name", "email", "is_sync_enabled", "sync_interval", "saves_sent", *SERVER_FIELDS)
+SECRET_FIELDS = (*(f"{protocol}_password" for protocol in PROTOCOLS), "oauth_client_secret", "oauth_refresh_token")
+TOKEN_MARGIN_SECONDS = 120
+"""A token that is void sooner than this is not used any more: a login takes its time, and clocks differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a fresh access token is asked for with (RFC 6749 section 6), the secrets in clear."""
+
+    token_url: str
+    client_id: str
+    client_secret: str | None
+    refresh_token: str
+
+    def __repr__(self) -> str:
+        return "Grant(***)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,7 @@ class Login:
     security: str
     username: str | None
     password: str | None
+    token: str | None = None  # an OAuth access token, instead of the password
 
     def __repr__(self) -> str:
         return f"Login({self.host}:{self.port})"
@@ -49,10 +67,10 @@ class EmailClients(Repository):
         return self.get(EmailClient, client_id, "e-mail client")
 
     def server_of(self, client_id: str, protocol: str) -> str | None:
-        """The host name of the account's "imap" or "smtp" server. Asks the database only if the account is not loaded."""
+        """The host name of the account's "imap" (or POP3) or "smtp" server. Asks the database only if the account is not loaded."""
         loaded = self.session.identity_map.get(identity_key(EmailClient, client_id))
         client = loaded if isinstance(loaded, EmailClient) else self.one(client_id)
-        return client.imap_host if protocol == "imap" else client.smtp_host
+        return client.imap_host or client.pop3_host if protocol == "imap" else client.smtp_host
 
     def all(self, limit: int = 200) -> list[EmailClient]:
         """The identity's accounts, by name."""
@@ -60,8 +78,8 @@ class EmailClients(Repository):
 
     def create(self, user_id: str, fields: dict[str, Any]) -> EmailClient:
         """`fields` are columns of the account; the two passwords in clear. Raises InvalidInputError when no server is given."""
-        if not fields.get("imap_host") and not fields.get("smtp_host"):
-            raise InvalidInputError("An e-mail client needs imap_host to be synced or smtp_host to send; give at least one.")
+        if not any(fields.get(f"{protocol}_host") for protocol in PROTOCOLS):
+            raise InvalidInputError("An e-mail client needs imap_host or pop3_host to be synced, or smtp_host to send; give at least one.")
         client = EmailClient(
             tenant_id=self.identity.tenant_id, user_id=user_id, **{name: fields[name] for name in PLAIN_FIELDS if name in fields}
         )
@@ -78,6 +96,8 @@ class EmailClients(Repository):
             if name in fields:
                 setattr(client, name, fields[name])
         self._set_secrets(client, fields)
+        if any(name.startswith("oauth_") for name in fields):
+            client.oauth_access_token = client.oauth_expires_at = None
         if any(name in fields for name in (*SERVER_FIELDS, *SECRET_FIELDS)):
             client.refused_logins, client.last_error = 0, None
             client.is_sync_enabled = fields.get("is_sync_enabled", True)
@@ -103,21 +123,57 @@ class EmailClients(Repository):
         if not client.imap_host:
             raise InvalidInputError("This e-mail client has no IMAP server; set imap_host.")
         password = self._secret(client, "imap_password")
-        return Login(
-            client.imap_host, client.imap_port or 993, client.imap_security or "tls", client.imap_username or client.email, password
-        )
+        username, token = client.imap_username or client.email, self._token(client)
+        return Login(client.imap_host, client.imap_port or 993, client.imap_security or "tls", username, password, token)
+
+    def pop3_login(self, client: EmailClient) -> Login:
+        """Raises InvalidInputError when the account has no POP3 server."""
+        if not client.pop3_host:
+            raise InvalidInputError("This e-mail client has no POP3 server; set pop3_host.")
+        password = self._secret(client, "pop3_password")
+        username, token = client.pop3_username or client.email, self._token(client)
+        return Login(client.pop3_host, client.pop3_port or 995, client.pop3_security or "tls", username, password, token)
 
     def smtp_login(self, client: EmailClient) -> Login:
-        """Raises InvalidInputError when the account has no SMTP server. Without a login of its own it uses IMAP's."""
+        """Raises InvalidInputError when the account has no SMTP server."""
         if not client.smtp_host:
             raise InvalidInputError("This e-mail client has no SMTP server; set smtp_host.")
-        password = self._secret(client, "smtp_password")
-        return Login(client.smtp_host, client.smtp_port or 587, client.smtp_security or "starttls", client.smtp_username, password)
+        password, token = self._secret(client, "smtp_password"), self._token(client)
+        username = client.smtp_username or (client.email if token is not None else None)
+        return Login(client.smtp_host, client.smtp_port or 587, client.smtp_security or "starttls", username, password, token)
+
+    def stale_grant(self, client: EmailClient) -> Grant | None:
+        """What to ask for a fresh access token with; None when the account takes none, or has one that is good for a while."""
+        if not client.oauth_token_url or client.oauth_refresh_token is None:
+            return None
+        if client.oauth_access_token is not None and client.oauth_expires_at is not None:
+            left = self.session.scalar(select(db_now_plus(float(TOKEN_MARGIN_SECONDS))))
+            if left is not None and client.oauth_expires_at > left:
+                return None
+        secret, refresh = self._secret(client, "oauth_client_secret"), self._secret(client, "oauth_refresh_token")
+        return Grant(client.oauth_token_url, client.oauth_client_id or "", secret, refresh or "")
+
+    def token_granted(self, client_id: str, access_token: str, expires_in: float, refresh_token: str | None) -> None:
+        """Keeps a fresh access token (`expires_in` in seconds), and the refresh token that came instead of the one that was used."""
+        client = self.one(client_id)
+        given = {"oauth_access_token": access_token} | ({"oauth_refresh_token": refresh_token} if refresh_token else {})
+        for kind, clear in given.items():
+            setattr(client, kind, self._box().encrypt(clear, tenant_id=client.tenant_id, account_id=client.id, kind=kind))
+        self._update(client_id, oauth_expires_at=db_now_plus(expires_in))
+        self.session.flush()
+
+    def token_refused(self, client_id: str) -> None:
+        """The server did not take the access token, whatever its age: the next login asks for another."""
+        self._update(client_id, oauth_expires_at=None)
+
+    def _token(self, client: EmailClient) -> str | None:
+        return self._secret(client, "oauth_access_token") if client.oauth_token_url else None
 
     def due_for_sync(self, limit: int = 10_000) -> list[EmailClient]:
         """Accounts whose last sync is older than their interval; for the scheduler."""
         due = or_(EmailClient.last_sync_at.is_(None), EmailClient.last_sync_at <= db_now_plus(-1.0 * EmailClient.sync_interval))
-        statement = self.scoped(EmailClient).where(EmailClient.is_sync_enabled, EmailClient.imap_host.is_not(None), due)
+        is_read = or_(EmailClient.imap_host.is_not(None), EmailClient.pop3_host.is_not(None))
+        statement = self.scoped(EmailClient).where(EmailClient.is_sync_enabled, is_read, due)
         return list(self.session.scalars(statement.order_by(EmailClient.last_sync_at).limit(limit)))
 
     def begin_sync(self, client_id: str, run_id: str) -> bool:

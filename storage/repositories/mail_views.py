@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, true, tuple_, type_coerce
+from sqlalchemy import ColumnElement, false, func, select, true, tuple_, type_coerce
 from sqlalchemy.orm import defer
 
 from core.errors import NotFoundError
-from storage.models import EmailAttachment, EmailClient, EmailMessage, OutboundEmail
+from core.ids import is_id
+from storage import search
+from storage.models import EmailAttachment, EmailClient, EmailFolder, EmailMessage, OutboundEmail
 from storage.repositories.base import Repository
 from storage.repositories.email_clients import EmailClients
 from storage.types import UtcDateTime
@@ -41,18 +43,25 @@ class MailViews(Repository):
     """Read only. Messages have no user of their own: a user sees those of their accounts."""
 
     def messages(
-        self, client_id: str | None, folder_id: str | None, text: str | None, *, before: Before = None, limit: int = 50
+        self,
+        client_id: str | None,
+        folder_id: str | None,
+        text: str | None,
+        *,
+        thread_id: str | None = None,
+        before: Before = None,
+        limit: int = 50,
     ) -> list[StoredMessage]:
-        """The newest first. Raises NotFoundError for a foreign account; `text` is looked for in subject and beginning."""
+        """The newest first. Raises NotFoundError for a foreign account; `text` is searched as storage/search.py says."""
         conditions = [self._visible()]
         if client_id is not None:
             conditions.append(EmailMessage.client_id == EmailClients(self.session).one(client_id).id)
         if folder_id is not None:
-            conditions.append(EmailMessage.folder_id == folder_id)
+            conditions.append(EmailMessage.folder_id == folder_id if is_id(folder_id) else false())
+        if thread_id is not None:
+            conditions.append(EmailMessage.thread_id == thread_id if is_id(thread_id) else false())
         if text is not None:
-            conditions.append(
-                or_(EmailMessage.subject.icontains(text, autoescape=True), EmailMessage.snippet.icontains(text, autoescape=True))
-            )
+            conditions.append(search.matching(self.session, text, self.identity))
         if before is not None:
             conditions.append(tuple_(RECEIVED, EmailMessage.id) < before)
         files = (
@@ -65,19 +74,30 @@ class MailViews(Repository):
         return [StoredMessage(*row) for row in rows]
 
     def message(self, message_id: str) -> EmailMessage:
-        """Raises NotFoundError, also for a message of another user's account."""
-        message = self.get(EmailMessage, message_id, "message")
-        try:
-            EmailClients(self.session).one(message.client_id)
-        except NotFoundError:
-            raise NotFoundError("There is no message with this id.") from None
+        """Raises NotFoundError, also for a message of another user's account and for one that has vanished."""
+        message = (
+            self.session.scalar(select(EmailMessage).where(self._visible(), EmailMessage.id == message_id)) if is_id(message_id) else None
+        )
+        if message is None:
+            raise NotFoundError("There is no message with this id.")
         return message
+
+    def place(self, message: EmailMessage) -> EmailFolder:
+        """The folder of a message that was looked up."""
+        return self.get(EmailFolder, message.folder_id, "folder")
 
     def attachments(self, message_id: str) -> Sequence[EmailAttachment]:
         """What hangs on a message that was looked up."""
         of_message = EmailAttachment.email_id == message_id
         statement = select(EmailAttachment).where(self._in_tenant(EmailAttachment), of_message)
         return self.session.scalars(statement.order_by(EmailAttachment.id)).all()
+
+    def attachment(self, message_id: str, attachment_id: str) -> EmailAttachment:
+        """One file of a message that was looked up. Raises NotFoundError."""
+        found = next((each for each in self.attachments(message_id) if each.id == attachment_id), None)
+        if found is None:
+            raise NotFoundError("The message has no attachment with this id.")
+        return found
 
     def outbound(self, status: str | None, *, before: Before = None, limit: int = 50) -> Sequence[OutboundEmail]:
         """Mails on their way out, the newest first, without their bytes."""
@@ -95,8 +115,8 @@ class MailViews(Repository):
         return {row[0]: row[1] for row in self.session.execute(statement)}
 
     def _visible(self) -> ColumnElement[bool]:
-        """The tenant's, and for a user those of the user's accounts."""
-        condition = self._in_tenant(EmailMessage)
+        """The tenant's, and for a user those of the user's accounts; what has vanished is shown to nobody."""
+        condition = self._in_tenant(EmailMessage) & EmailMessage.vanished_at.is_(None)
         if self.identity.user_id is not None:
             condition &= EmailMessage.client_id.in_(select(EmailClient.id).where(self.owns(EmailClient)))
         return condition

@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import defer
 
-from core.errors import ConflictError, InvalidInputError
-from mail.delivery import DeliveryOutcome
+from core.errors import ConflictError, InvalidInputError, NotFoundError
+from core.ids import is_id
+from mail.delivery import DeliveryOutcome, Refusal
+from storage import sending
 from storage.expressions import db_now, db_now_plus
 from storage.models import EmailAttachment, OutboundEmail, OutboundRecipient
 from storage.repositories.base import Repository
+from storage.repositories.bounces import Bounces
 from storage.states import OutboundStatus
+
+FIRST_WAIT, LONGEST_WAIT = 300.0, 4 * 3600.0
+"""Seconds before a recipient is tried again whose server named no time; doubled from try to try."""
+UNKNOWN = "There is no outbound e-mail with this id."
+EXPIRED = "It could not be sent before it expired."
+ALL_SUPPRESSED = "Everybody it was for is on the list of suppressed addresses."
+MAY_STILL_BE_RECORDED = (OutboundStatus.SENDING, OutboundStatus.UNCERTAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Who a mail is to be offered for now, and the seconds until somebody else is due (None: nobody waits)."""
+
+    recipients: list[str]
+    wait: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a mail stands after a try: its status, how many have it in all, and the seconds until the next try."""
+
+    status: str
+    sent: int
+    sent_at: datetime | None
+    error: str | None
+    wait: float | None
 
 
 class OutboundEmails(Repository):
@@ -42,64 +74,191 @@ class OutboundEmails(Repository):
             )
         )
 
-    def mark_sending(self, email_id: str) -> None:
-        """The mark before the final dot. Raises ConflictError when the mail is not waiting to be sent: then nothing may be sent."""
-        marked = self.session.execute(
-            update(OutboundEmail)
-            .where(self.owns(OutboundEmail), OutboundEmail.id == email_id, OutboundEmail.status == OutboundStatus.PENDING)
-            .values(status=OutboundStatus.SENDING, attempts=OutboundEmail.attempts + 1)
-            .returning(OutboundEmail.id)
-        ).scalar()
-        if marked is None:
+    def envelope(self, email: OutboundEmail) -> Envelope:
+        """Who is due. Suppressed addresses are taken out here, so that one that was suppressed after the mail was accepted counts too."""
+        waiting = sending.waiting_recipients(self.session.connection(), self.identity, email.id)
+        if any(each.is_suppressed for each in waiting):
+            self._suppress(email.id, [each.address for each in waiting if each.is_suppressed])
+        left = [(each.address, _seconds(each.now, each.next_retry_at)) for each in waiting if not each.is_suppressed]
+        return Envelope([address for address, wait in left if wait <= 0], min((wait for _, wait in left if wait > 0), default=None))
+
+    def mark_sending(self, email_id: str, attempts: int | None = None) -> None:
+        """The mark before the final dot. Raises ConflictError when the mail is not waiting to be sent: then nothing may be sent.
+
+        `attempts` are those the mail had when its envelope was read: another run that tried it since has changed who is still to get it.
+        """
+        if not sending.mark_sending(self.session.connection(), self.identity, email_id, attempts):
             raise ConflictError("The mail is not waiting to be sent any more.")
 
-    def record(self, email_id: str, outcome: DeliveryOutcome, error: str | None = None) -> OutboundEmail:
+    def record(self, email_id: str, outcome: DeliveryOutcome, error: str | None = None, *, attempts: int | None = None) -> Standing:
         """Writes what the server said of each recipient. The mail is `sent` when nobody is left to try again, `failed` when that
-        leaves nobody who got it, else `pending` until `next_retry_at`."""
-        email = self.one(email_id)
+        leaves nobody who got it, else `pending` until `next_retry_at`.
+
+        `attempts` as for `mark_sending`. Raises ConflictError when another run has gone on with the mail meanwhile.
+        """
+        if attempts is not None and not outcome.refused and (sent_at := self._all_accepted(email_id, outcome, attempts)) is not None:
+            sent = self.sent_count(email_id) if attempts else len(outcome.accepted)
+            return Standing(OutboundStatus.SENT, sent, sent_at, None, None)
+        email = self._locked(email_id)
+        if email.status not in MAY_STILL_BE_RECORDED and email.attempts - 1 == attempts:
+            return self.standing(email)  # it was recorded, and only the answer to the commit was lost
         if email.status == OutboundStatus.PENDING:
             email.attempts += 1  # it was put off before the mark
-        by_address = {recipient.address: recipient for recipient in self.recipients(email_id)}
-        for address in outcome.accepted:
-            by_address[address].status, by_address[address].reply_code = "sent", outcome.reply_code
-        for refusal in outcome.refused:
-            recipient = by_address[refusal.address]
-            recipient.status = "failed" if refusal.permanent else "pending"
-            recipient.reply_code, recipient.error = refusal.code, refusal.reason
-        is_open = any(recipient.status == "pending" for recipient in by_address.values())
-        got_it = any(recipient.status == "sent" for recipient in by_address.values())
-        email.last_error = outcome.refused[0].reason if outcome.refused else error
-        if is_open and email.attempts < email.max_attempts:
-            email.status = OutboundStatus.PENDING
-            email.next_retry_at = db_now_plus(outcome.retry_after or 60.0)
-        else:
-            email.status = OutboundStatus.SENT if got_it else OutboundStatus.FAILED
-            email.next_retry_at = None
-            email.sent_at = db_now() if got_it else None
+        elif email.status not in MAY_STILL_BE_RECORDED:
+            raise ConflictError(f"The mail is {email.status}; what became of this try does not change that.")
+        if attempts is not None and email.attempts != attempts + 1:
+            raise ConflictError("Another run has gone on with the mail.")
+        recipients = self.recipients(email_id)
+        self._write_replies(recipients, outcome)
+        self._close_or_wait(email, recipients, error or (outcome.refused[0].reason if outcome.refused else None), outcome.retry_after)
         self.session.flush()
-        self.session.refresh(email)
-        return email
+        return self.standing(email)
 
     def not_sent(self, email_id: str, error: str, *, is_final: bool) -> None:
         """A try ended without the mail being accepted: it waits for the next, or has failed for good."""
         self._set(email_id, status=OutboundStatus.FAILED if is_final else OutboundStatus.PENDING, last_error=error)
 
+    def put_off(self, email_id: str, addresses: Sequence[str], error: str, *, attempts: int, hint: float | None = None) -> Standing:
+        """The server took nobody for now, or could not be asked: these are tried again, the mail's attempts allowing it."""
+        refused = [Refusal(address, 0, permanent=False, reason=error, hint=hint) for address in addresses]
+        return self.record(email_id, DeliveryOutcome([], refused, hint, None), error, attempts=attempts)
+
+    def uncertain(self, email_id: str, error: str, refused: Sequence[Refusal] = ()) -> None:
+        """Nobody can know whether the server has it: it is never sent again by itself. The `refused` surely have not got it."""
+        self._set(email_id, status=OutboundStatus.UNCERTAIN, last_error=error)
+        if refused:
+            self._write_replies(self.recipients(email_id), DeliveryOutcome([], list(refused), None, None))
+
+    def expired(self, email: OutboundEmail) -> bool:
+        """Ends a waiting mail whose time is over. Returns whether it was."""
+        if email.expires_at is None:
+            return False
+        over = update(OutboundEmail).where(self.owns(OutboundEmail), OutboundEmail.id == email.id, sending.is_expired())
+        values = {"status": OutboundStatus.CANCELLED, "last_error": EXPIRED, "next_retry_at": None}
+        waiting = over.where(OutboundEmail.status == OutboundStatus.PENDING).values(**values).returning(OutboundEmail.id)
+        is_over = self.session.execute(waiting).scalar() is not None
+        if is_over:
+            self.session.refresh(email)
+        return is_over
+
+    def nobody_left(self, email: OutboundEmail) -> Standing:
+        """Ends a mail that waits for nobody: the last ones were suppressed."""
+        self._close_or_wait(email, self.recipients(email.id), ALL_SUPPRESSED, None)
+        self.session.flush()
+        return self.standing(email)
+
+    def standing(self, email: OutboundEmail) -> Standing:
+        """How the mail stands now."""
+        self.session.refresh(email, ["status", "sent_at", "next_retry_at", "last_error"])
+        wait = _seconds(self._time(), email.next_retry_at) if email.status == OutboundStatus.PENDING and email.next_retry_at else None
+        return Standing(email.status, self.sent_count(email.id), email.sent_at, email.last_error, wait)
+
+    def wait(self, email: OutboundEmail) -> float:
+        """Seconds until the time that the mail is scheduled for; 0 when that has come."""
+        return _seconds(self._time(), email.scheduled_at) if email.scheduled_at is not None else 0.0
+
+    def sent_count(self, email_id: str) -> int:
+        """How many recipients were accepted, some of whom may have bounced later."""
+        accepted = or_(OutboundRecipient.status == OutboundStatus.SENT, OutboundRecipient.bounced_at.is_not(None))
+        counted = select(func.count()).select_from(OutboundRecipient).where(self.owns(OutboundRecipient))
+        return self.session.scalar(counted.where(OutboundRecipient.email_id == email_id, accepted)) or 0
+
     def reopen(self, email_id: str) -> OutboundEmail:
-        """A mail that has failed is to be tried anew, for everybody who has not got it."""
-        email = self.one(email_id)
-        email.status, email.attempts, email.next_retry_at = OutboundStatus.PENDING, 0, None
-        for recipient in self.recipients(email_id):
-            if recipient.status == "failed":
-                recipient.status, recipient.error = "pending", None
+        """A mail that has failed or was cancelled is to be tried anew, for everybody who has not got it. Of others only the wait ends.
+
+        Its attempts go on counting: they also tell the tries of different runs apart.
+        """
+        email = self._locked(email_id)
+        recipients = self.recipients(email_id)
+        if email.status in {OutboundStatus.FAILED, OutboundStatus.CANCELLED}:
+            email.max_attempts = email.attempts + 10
+            email.expires_at = None
+            email.status = OutboundStatus.PENDING
+            for recipient in recipients:
+                if recipient.status == "failed":
+                    recipient.status, recipient.error, recipient.attempts = "pending", None, 0
+        if email.status == OutboundStatus.PENDING:
+            email.next_retry_at = email.scheduled_at = None
+            for recipient in recipients:
+                recipient.next_retry_at = None
         self.session.flush()
         return email
 
-    def uncertain(self, email_id: str, error: str) -> None:
-        """Nobody can know whether the server has it: it is never sent again by itself."""
-        self._set(email_id, status=OutboundStatus.UNCERTAIN, last_error=error)
+    def bounced(self, message_id_or_envelope_id: str, address: str, status_code: str) -> bool:
+        """A delivery report came back about a recipient (`mail.bounces`). Returns whether it told anything new about a mail of ours."""
+        return Bounces(self.session).record(message_id_or_envelope_id, address, status_code)
+
+    def _all_accepted(self, email_id: str, outcome: DeliveryOutcome, attempts: int) -> datetime | None:
+        """The usual end in two statements, and when it was; None (and nothing is written) when it is not that."""
+        if not outcome.accepted:
+            return None
+        self.session.flush()
+        return sending.all_accepted(self.session.connection(), self.identity, email_id, outcome, attempts)
+
+    def _suppress(self, email_id: str, addresses: Sequence[str]) -> None:
+        for recipient in self.recipients(email_id):
+            if recipient.address in addresses:
+                recipient.status, recipient.error = "suppressed", "The address is on the list of suppressed addresses."
+        self.session.flush()
+
+    def _write_replies(self, recipients: Sequence[OutboundRecipient], outcome: DeliveryOutcome) -> None:
+        by_address = {recipient.address: recipient for recipient in recipients}
+        for address in outcome.accepted:
+            for name, value in _accepted(outcome).items():
+                setattr(by_address[address], name, value)
+        for refusal in outcome.refused:
+            recipient = by_address[refusal.address]
+            recipient.attempts += 1
+            recipient.status = "failed" if refusal.permanent else "pending"
+            recipient.reply_code, recipient.enhanced_code, recipient.error = refusal.code or None, refusal.enhanced or None, refusal.reason
+            wait = refusal.hint or min(LONGEST_WAIT, FIRST_WAIT * 2 ** (recipient.attempts - 1))
+            recipient.next_retry_at = None if refusal.permanent else db_now_plus(wait)
+        self.session.flush()
+
+    def _close_or_wait(self, email: OutboundEmail, recipients: Sequence[OutboundRecipient], error: str | None, wait: float | None) -> None:
+        """The mail's own status, from those of its recipients."""
+        is_open = any(recipient.status == "pending" for recipient in recipients)
+        got_it = any(recipient.status == "sent" for recipient in recipients)
+        email.last_error = error
+        if is_open and email.attempts < email.max_attempts:
+            email.status = OutboundStatus.PENDING
+            soonest = select(func.min(OutboundRecipient.next_retry_at)).where(
+                OutboundRecipient.email_id == email.id, OutboundRecipient.status == "pending", self.owns(OutboundRecipient)
+            )
+            email.next_retry_at = func.coalesce(soonest.scalar_subquery(), db_now_plus(wait or FIRST_WAIT))
+            return
+        for recipient in recipients:
+            if recipient.status == "pending":
+                recipient.status = "failed"
+        email.status = OutboundStatus.SENT if got_it else OutboundStatus.FAILED
+        email.next_retry_at = None
+        email.sent_at = db_now() if got_it else None
+
+    def _locked(self, email_id: str) -> OutboundEmail:
+        """The row without its bytes, nobody else's until the end of the transaction. Raises NotFoundError."""
+        if not is_id(email_id):
+            raise NotFoundError(UNKNOWN)
+        statement = self.scoped(OutboundEmail).where(OutboundEmail.id == email_id).options(defer(OutboundEmail.source))
+        email = self.session.scalar(statement.with_for_update().execution_options(populate_existing=True))
+        if email is None:
+            raise NotFoundError(UNKNOWN)
+        return email
 
     def _set(self, email_id: str, **values: Any) -> None:
         self.session.execute(update(OutboundEmail).where(self.owns(OutboundEmail), OutboundEmail.id == email_id).values(**values))
+
+    def _time(self) -> datetime:
+        """The database's."""
+        return self.session.execute(select(db_now())).scalar_one()
+
+
+def _accepted(outcome: DeliveryOutcome) -> dict[str, Any]:
+    told = {"reply_code": outcome.reply_code, "enhanced_code": outcome.enhanced or None}
+    return {"status": OutboundStatus.SENT, "error": None, "next_retry_at": None, **told}
+
+
+def _seconds(moment: datetime | None, until: datetime | None) -> float:
+    return 0.0 if until is None or moment is None else (until - moment).total_seconds()
 
 
 class Attachments(Repository):

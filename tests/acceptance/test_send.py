@@ -6,6 +6,7 @@ import email
 import email.policy
 import json
 import signal
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -138,3 +139,32 @@ def test_a_tenant_s_key_sees_and_sends_only_its_own(mailroom: Mailroom, client_i
     other = mailroom.installation.new_tenant("initech", user="ira")
     assert other.http.post("/api/email/send", json=mail(client_id)).status_code == 404
     assert other.http.get("/api/tasks").json()["items"] == []
+
+
+def test_a_mail_of_the_outbox_goes_when_it_is_time_and_a_cancelled_one_never(
+    mailroom: Mailroom, client_id: str, smtp_sink: SmtpSink
+) -> None:
+    acme = mailroom.acme
+    moment = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+    body = {"emailClientId": client_id, "to": ["bob@globex.example"], "subject": "Later", "bodyText": "x", "scheduledAt": moment}
+    going, cancelled = (acme.http.post("/api/outbound-emails", json=body).raise_for_status().json() for _ in range(2))
+    assert acme.http.post(f"/api/outbound-emails/{cancelled['id']}/cancel").json()["status"] == "cancelled"
+    run = acme.ended(going["runId"])
+    assert (run["state"], run["result"]["message_id"]) == ("SUCCESS", going["messageId"])
+    assert acme.ended(cancelled["runId"])["state"] == "REVOKED"
+    assert [received.recipients for received in smtp_sink.wait_for(1)] == [["bob@globex.example"]]
+    assert going["messageId"].encode() in smtp_sink.received[0].raw
+
+
+def test_a_greylisted_recipient_is_tried_again_alone(mailroom: Mailroom, client_id: str, smtp_sink: SmtpSink) -> None:
+    acme = mailroom.acme
+    smtp_sink.refuse["later@globex.example"] = "451 4.7.1 Greylisted, try again in 1 seconds"
+    body = {"emailClientId": client_id, "to": ["now@globex.example", "later@globex.example"], "subject": "Grey", "bodyText": "x"}
+    made = acme.http.post("/api/outbound-emails", json=body).raise_for_status().json()
+    smtp_sink.wait_for(1)
+    smtp_sink.refuse.clear()
+    run = acme.ended(made["runId"])
+    assert (run["state"], run["result"]["recipients_sent"], len(run["attempts"]) >= 2) == ("SUCCESS", 2, True), run
+    assert [received.recipients for received in smtp_sink.wait_for(2)] == [["now@globex.example"], ["later@globex.example"]]
+    whole = acme.http.get(f"/api/outbound-emails/{made['id']}").json()
+    assert (whole["status"], whole["attempts"]) == ("sent", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 import threading
 import time
@@ -40,6 +41,10 @@ class SmtpSink:
     """Close the connection at DATA, before the message: nothing is kept, and the client knows it."""
     drop_after_dot: bool = False
     """Keep the message, then close the connection without a reply: the client cannot know."""
+    drop_share: float = 0.0
+    """Of all messages so many lose their connection after the dot, without a reply: half of them are kept, half are not."""
+    drops: int = 0
+    """How many did."""
     delay: float = 0.0
     """Seconds to wait before the reply to the final dot."""
     accounts: dict[str, str] | None = None
@@ -50,6 +55,7 @@ class SmtpSink:
     port: int = 0
     attempts: int = 0
     """Messages that reached DATA, whatever became of them."""
+    dice: random.Random = field(default_factory=random.Random)
     _controller: Controller | None = None
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -89,6 +95,7 @@ class SmtpSink:
         self.refuse.clear()
         self.refuse_sender.clear()
         self.refuse_data, self.drop_before_dot, self.drop_after_dot, self.delay, self.attempts = None, False, False, 0.0, 0
+        self.drop_share, self.drops = 0.0, 0
 
     def wait_for(self, count: int, timeout: float = 10.0) -> list[Received]:
         """Wait until at least `count` messages were kept; answer all of them."""
@@ -166,8 +173,11 @@ class _Handler:
         sink.attempts += 1
         if sink.refuse_data:
             return sink.refuse_data
-        sink.keep(Received(envelope.mail_from or "", list(envelope.rcpt_tos), bytes(envelope.original_content or b"")))
-        if sink.drop_after_dot:
+        luck = sink.dice.random()
+        if luck >= sink.drop_share / 2:
+            sink.keep(Received(envelope.mail_from or "", list(envelope.rcpt_tos), bytes(envelope.original_content or b"")))
+        if sink.drop_after_dot or luck < sink.drop_share:
+            sink.drops += 1
             _drop(server)
             return "250 2.0.0 never sent"
         if sink.delay:

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from api.health import Health, Report
 from api.routes.attachments import safe_filename
 from core.clock import now
-from core.tenancy import SYSTEM_TENANT
+from core.errors import PermanentError, Snooze, TransientError
+from core.tenancy import SYSTEM_TENANT, current_identity
+from mail.folder_names import RemoteFolder
+from mail.mime import parse_message
+from mail.sync import FetchedMessage, FolderCursor, SyncBatch
+from storage.engine import session_scope
 from storage.models import EmailAttachment, EmailClient, EmailMessage, OutboundEmail, Schedule, ScheduleTick, WorkerProcess
 from storage.repositories.email_clients import EmailClients
+from storage.repositories.messages import EmailMessages
 from tests.unit.api_world import World, shared_world, world
 
 __all__ = ["shared_world", "world"]
@@ -139,11 +146,131 @@ def test_messages_are_paged_newest_first_also_without_a_date(world: World) -> No
     assert seen == ["m3", "Hello acme", "m0", "m1", "m2"]
 
 
+def stored(world: World, *raws: bytes, keep_source: bool = True) -> list[EmailMessage]:
+    """Messages of acme's account as a sync stores them."""
+    with world.as_tenant(world.acme) as session:
+        first = 100 + session.query(EmailMessage).count()
+        new = [FetchedMessage(first + n, frozenset(), now(), len(raw), parse_message(raw), raw) for n, raw in enumerate(raws)]
+        batch = SyncBatch(RemoteFolder("INBOX", "INBOX"), 1, False, new, [], [], FolderCursor(1, 999, None), len(new), len(new))
+        EmailMessages(session).store(world.acme.client_id, batch, keep_source=keep_source)
+        session.commit()
+        return list(session.scalars(select(EmailMessage).where(EmailMessage.uid >= first).order_by(EmailMessage.uid)))
+
+
+def page(world: World, query: str) -> list[str]:
+    answer = world.get(f"/api/email/messages?{query}")
+    assert answer.status_code == 200, answer.text
+    return [item["subject"] for item in answer.json()["items"]]
+
+
+def test_a_conversation_and_words_are_looked_for(world: World) -> None:
+    root = b"Message-ID: <r@x>\r\nSubject: plans\r\nFrom: Zoe <zoe@x.test>\r\n\r\nfirst words\r\n"
+    reply = b"Message-ID: <a@x>\r\nIn-Reply-To: <r@x>\r\nSubject: answer\r\n\r\nother words\r\n"
+    first, second = stored(world, root, reply)
+    item = world.get(f"/api/email/messages/{first.id}").json()
+    assert item["threadId"] == first.thread_id == second.thread_id
+    assert sorted(page(world, f"thread={first.thread_id}")) == ["answer", "plans"]
+    assert page(world, f"thread={world.acme.message_id}") == page(world, "thread=x") == []
+    assert sorted(page(world, "q=words")) == ["answer", "plans"]
+    assert page(world, "q=zoe+fir") == ["plans"]
+    assert page(world, "q=hello") == ["Hello acme"]
+    assert len(page(world, "q=")) == 3
+    assert page(world, "q=%22+OR+1%3D1+--") == []
+    assert page(world, "q=" + "x" * 10_000) == []
+    assert world.get("/api/email/messages?q=" + "x" * 10_001).status_code == 422
+    assert world.get("/api/email/messages?q=words", world.globex.key).json()["items"] == []
+    assert world.get(f"/api/email/messages?thread={first.thread_id}", world.globex.key).json()["items"] == []
+
+
+FILES = (
+    b"Message-ID: <f@x>\r\nSubject: files\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nhi\r\n"
+    b'--b\r\nContent-Type: text/html; name="evil.html"\r\nContent-Disposition: inline\r\n\r\n<script>alert(1)</script>\r\n'
+    b"--b\r\nContent-Type: application/pdf\r\nContent-Disposition: attachment; filename*=utf-8''R%C3%A9%22%0D%0AX-Evil%3A1.pdf\r\n"
+    b"Content-Transfer-Encoding: base64\r\n\r\nQUJD\r\n--b--\r\n"
+)
+
+
+def test_a_file_and_the_source_are_downloads_and_never_pages(world: World) -> None:
+    (message,) = stored(world, FILES)
+    path = f"/api/email/messages/{message.id}"
+    html, pdf = world.get(path).json()["attachments"]
+    answer = world.get(f"{path}/attachments/{html['id']}")
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (
+        200,
+        b"<script>alert(1)</script>",
+        "application/octet-stream",
+    )
+    assert answer.headers["content-disposition"].startswith('attachment; filename="evil.html"')
+    assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-store")
+    assert "sandbox" in answer.headers["content-security-policy"]
+    answer = world.get(f"{path}/attachments/{pdf['id']}")
+    assert (answer.content, answer.headers["content-type"]) == (b"ABC", "application/pdf")
+    assert "x-evil" not in answer.headers
+    assert answer.headers["content-disposition"].isascii()
+    whole = world.get(f"{path}/source")
+    assert (whole.content, whole.headers["content-type"]) == (FILES, "message/rfc822")
+    assert whole.headers["content-disposition"].startswith("attachment; ")
+    for key in (world.globex.key, None):
+        for each in (f"{path}/source", f"{path}/attachments/{pdf['id']}"):
+            assert world.get(each, key).status_code == (401 if key is None else 404)
+    assert world.get(f"/api/email/messages/{world.acme.message_id}/attachments/{pdf['id']}").status_code == 404
+    assert world.get(f"{path}/attachments/x").status_code == 404
+
+
+def test_what_was_not_kept_is_asked_of_the_mail_server(world: World) -> None:
+    (message,) = stored(world, FILES, keep_source=False)
+    path = f"/api/email/messages/{message.id}"
+    pdf = world.get(path).json()["attachments"][1]
+    asked: list[tuple[object, ...]] = []
+
+    def fetch(client_id: str, folder: str, uid_validity: int, uid: int) -> bytes | None:
+        asked.append((client_id, folder, uid_validity, uid, current_identity().tenant_id))
+        with session_scope(engine=world.engine) as session:  # no transaction is open
+            session.execute(select(1))
+        return FILES
+
+    answer = world.get(f"{path}/source")
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:mailroom:problem:unavailable")
+    world.app.state.fetch_source = fetch
+    assert world.get(f"{path}/source").content == FILES
+    assert world.get(f"{path}/attachments/{pdf['id']}").content == b"ABC"
+    assert asked == [(world.acme.client_id, "INBOX", 1, message.uid, world.acme.tenant_id)] * 2
+    assert world.get(f"{path}/source", world.globex.key).status_code == 404
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("fails", "status"),
+    [
+        (TransientError("host secret.test", retry_after=7), 503),
+        (Snooze(7), 503),
+        (PermanentError("user ann"), 409),
+        (None, 409),
+        (ValueError("x"), 500),
+    ],
+)
+def test_a_server_that_does_not_give_it_is_told_in_one_sentence(world: World, fails: Exception | None, status: int) -> None:
+    (message,) = stored(world, FILES, keep_source=False)
+
+    def fetch(*_: object) -> bytes | None:
+        if fails is not None:
+            raise fails
+        return None
+
+    world.app.state.fetch_source = fetch
+    answer = world.get(f"/api/email/messages/{message.id}/source")
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert "secret" not in answer.text
+    assert "user ann" not in answer.text
+    assert status != 503 or answer.headers["retry-after"] == "7"
+
+
 def test_the_outbox_is_listed_and_shown_with_its_recipients(world: World) -> None:
     (email,) = world.get("/api/outbound-emails").json()["items"]
     assert (email["status"], email["from"], email["nextRetryAt"]) == ("pending", "ann@acme.test", None)
     whole = world.get(f"/api/outbound-emails/{email['id']}").json()
-    assert whole["recipients"] == [{"address": "bob@example.test", "status": "pending", "replyCode": None, "error": None}]
+    (recipient,) = whole["recipients"]
+    assert (recipient["address"], recipient["status"], recipient["replyCode"]) == ("bob@example.test", "pending", None)
     assert world.get("/api/outbound-emails?status=sent").json()["items"] == []
     assert world.get("/api/outbound-emails?status=lost").status_code == 422
     with world.system() as session:

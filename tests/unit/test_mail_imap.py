@@ -22,32 +22,12 @@ from mail.errors import (
     ServerUnavailable,
 )
 from mail.folder_names import RemoteFolder, decode_name, encode_name, folder_from_list, with_roles_by_name
-from mail.imap import ImapMailbox
 from mail.imap_syntax import Response, fetch_items, flags_of, internal_date, number, quoted, search_result, uid_ranges, values
 from mail.mailbox import FolderState, Span
+from tests.unit.imap_sessions import GREETING, INBOX, error_of, mailbox_at
 from tests.unit.scripted_server import HANG_UP, ScriptedServer
 
-INBOX = RemoteFolder("INBOX", "INBOX", "/", "inbox")
-GREETING = ("", b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR] ready\r\n")
 LOGIN = (" AUTHENTICATE PLAIN ", b"%t OK [CAPABILITY IMAP4rev1] in\r\n")
-EXAMINE = (" EXAMINE ", b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 9] n\r\n%t OK [READ-ONLY] done\r\n")
-
-
-def mailbox_at(server: ScriptedServer, **changes: object) -> ImapMailbox:
-    settings: dict[str, object] = {
-        "host": server.host, "port": server.port, "security": Security.PLAIN, "username": "jo", "secret": Secret("hunter2"),
-        "allow_private": True, "timeout": 2,
-    }  # fmt: skip
-    return ImapMailbox(Endpoint(**(settings | changes)))  # type: ignore[arg-type]
-
-
-def error_of(*steps: tuple[str, bytes], **changes: object) -> MailroomError:
-    """The error that opening a mailbox at this server ends with."""
-    with ScriptedServer(*steps) as server, pytest.raises(MailroomError) as caught, mailbox_at(server, **changes):
-        pass
-    assert "hunter2" not in str(caught.value)
-    assert "jo@" not in str(caught.value)
-    return caught.value
 
 
 def test_a_login_sends_user_and_password_once_and_reads_the_new_capabilities() -> None:

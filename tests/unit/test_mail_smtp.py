@@ -72,9 +72,9 @@ def failure(*steps: tuple[str, bytes], **changes: object) -> MailroomError:
 def test_a_mail_is_announced_with_its_size_and_handed_over() -> None:
     with ScriptedServer(*HELLO, MAIL, RCPT, DATA, *BODY, DOT) as server, transport_to(server) as transport:
         outcome = deliver(RAW, sender="a@x.test", recipients=["b@x.test", "b@x.test"], via=transport)
-    assert outcome == DeliveryOutcome(["b@x.test"], [], None, 250)
+    assert outcome == DeliveryOutcome(["b@x.test"], [], None, 250, "2.0.0")
     assert b"MAIL FROM:<a@x.test> SIZE=24 BODY=8BITMIME\r\n" in server.lines
-    assert server.lines[0] == b"ehlo [127.0.0.1]\r\n"
+    assert server.lines[0] == b"EHLO [127.0.0.1]\r\n"
 
 
 def test_two_mails_go_over_one_connection() -> None:
@@ -107,6 +107,7 @@ def test_a_mark_that_cannot_be_written_stops_the_mail(error: BaseException) -> N
     with ScriptedServer(*HELLO, MAIL, RCPT, DATA, *BODY) as server, transport_to(server) as transport:
         with pytest.raises(type(error)):
             deliver(RAW, sender="a@x.test", recipients=["b@x.test"], via=transport, before_final_dot=fails)
+        assert not transport.is_open
         with pytest.raises(ConnectionFailed):
             deliver(RAW, sender="a@x.test", recipients=["b@x.test"], via=transport)
     assert b".\r\n" not in server.lines

@@ -2,62 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from core.errors import TransientError
 from mail.errors import FolderMissing
 from mail.fake import FakeMailbox
+from mail.identity import recognised
 from mail.imap_reader import MAX_LITERAL
-from mail.mailbox import Flags, Span, UidRanges
-from mail.sync import FolderCursor, KnownFolder, SyncBatch, plan_spans, sync_mailbox
+from mail.mailbox import Identity, Span, UidRanges
+from mail.sync import FolderCursor, SyncBatch, plan_spans, sync_mailbox
+from tests.unit.mail_store import Store as StoredMail
+
+RECEIVED = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-class Store:
-    """What a database would keep of every folder."""
-
-    def __init__(self) -> None:
-        self.flags: dict[str, dict[int, Flags]] = {}
-        self.cursors: dict[str, FolderCursor] = {}
-        self.flags_were_read = False
-
-    def known(self) -> Mapping[str, KnownFolder]:
-        return {name: KnownFolder(name, self.cursors.get(name), partial(self._read, name), len(self.flags[name])) for name in self.flags}
-
-    def save(self, batch: SyncBatch) -> None:
-        flags = self.flags.setdefault(batch.folder.name, {})
-        if batch.is_reset:
-            flags.clear()
-        flags.update({message.uid: message.flags for message in batch.new})
-        flags.update({change.uid: change.flags for change in batch.changed if change.uid in flags})
-        for uid in batch.gone:
-            flags.pop(uid, None)
-        self.cursors[batch.folder.name] = batch.cursor
+class Store(StoredMail):
+    """Synced with a mailbox in memory."""
 
     def sync(self, mailbox: FakeMailbox, **options: object) -> list[SyncBatch]:
         mailbox.commands.clear()
         self.flags_were_read = False
-        batches = []
-        for batch in sync_mailbox(mailbox, self.known(), **options):  # type: ignore[arg-type]
-            self.save(batch)
-            batches.append(batch)
-        return batches
-
-    def _read(self, name: str) -> Mapping[int, Flags]:
-        self.flags_were_read = True
-        return dict(self.flags[name])
+        return self.save_all(sync_mailbox(mailbox, self.known(), **options))  # type: ignore[arg-type]
 
 
 def message(number: int) -> bytes:
     return f"Message-ID: <{number}@x.test>\r\nSubject: number {number}\r\n\r\nbody".encode()
 
 
-def filled(count: int, *, condstore: bool = True) -> FakeMailbox:
-    mailbox = FakeMailbox(condstore=condstore)
+def filled(count: int, *, condstore: bool = True, qresync: bool = False) -> FakeMailbox:
+    mailbox = FakeMailbox(condstore=condstore, qresync=qresync)
     for number in range(1, count + 1):
-        mailbox.append(message(number))
+        mailbox.append(message(number), received_at=RECEIVED + timedelta(minutes=number))
     return mailbox
 
 
@@ -66,6 +44,9 @@ def asked(mailbox: FakeMailbox) -> list[str]:
 
 
 both_kinds = pytest.mark.parametrize("condstore", [True, False], ids=["condstore", "plain"])
+all_kinds = pytest.mark.parametrize(
+    "kind", [{"condstore": False}, {"condstore": True}, {"qresync": True}], ids=["plain", "condstore", "qresync"]
+)
 
 
 @both_kinds
@@ -99,9 +80,9 @@ def test_an_empty_folder_without_change_numbers_is_opened_once() -> None:
     assert store.sync(mailbox) == []
 
 
-@both_kinds
-def test_new_changed_and_vanished_messages_are_each_yielded_once(condstore: bool) -> None:
-    mailbox, store = filled(4, condstore=condstore), Store()
+@all_kinds
+def test_new_changed_and_vanished_messages_are_each_yielded_once(kind: dict[str, bool]) -> None:
+    mailbox, store = filled(4, **kind), Store()
     store.sync(mailbox)
     mailbox.append(message(5))
     mailbox.set_flags(2, "\\Flagged")
@@ -109,6 +90,7 @@ def test_new_changed_and_vanished_messages_are_each_yielded_once(condstore: bool
     changes, news = store.sync(mailbox)
     assert ([each.uid for each in changes.changed], changes.gone, [each.uid for each in news.new]) == ([2], [3], [5])
     assert store.flags["INBOX"] == {1: set(), 2: {"\\Flagged"}, 4: set(), 5: set()}
+    assert ("changed_since" in asked(mailbox), "present" in asked(mailbox)) == (kind == {"condstore": True},) * 2
 
 
 def test_change_numbers_spare_reading_the_stored_flags_when_nothing_vanished() -> None:
@@ -171,14 +153,109 @@ def test_what_happens_during_a_sync_is_seen_by_the_next(condstore: bool) -> None
     assert store.flags["INBOX"] == {1: {"\\Seen"}, 2: set(), 3: set(), 5: set()}
 
 
-@both_kinds
-def test_another_uidvalidity_starts_again_and_says_so_once(condstore: bool) -> None:
-    mailbox, store = filled(3, condstore=condstore), Store()
+@all_kinds
+def test_another_uidvalidity_keeps_what_is_recognised_and_fetches_the_rest(kind: dict[str, bool]) -> None:
+    mailbox, store = filled(5, **kind), Store()
+    store.sync(mailbox)
+    rows = {store.identities["INBOX"][uid].message_id: row for uid, row in store.rows["INBOX"].items()}
+    mailbox.expunge(2)
+    mailbox.append(message(6))
+    mailbox.change_uid_validity()
+    mailbox.set_flags(3, "\\Seen")
+    first, second = store.sync(mailbox)
+    assert (first.is_reset, first.kept, first.new, [each.uid for each in first.changed]) == (True, {1: 1, 3: 2, 4: 3, 5: 4}, [], [3])
+    assert (second.is_reset, second.kept, [each.uid for each in second.new]) == (False, {}, [5])
+    assert store.flags["INBOX"] == {1: set(), 2: set(), 3: {"\\Seen"}, 4: set(), 5: set()}
+    after = {store.identities["INBOX"][uid].message_id: row for uid, row in store.rows["INBOX"].items()}
+    assert {key: after[key] for key in after if key in rows} == {key: row for key, row in rows.items() if key != "<2@x.test>"}
+    if kind != {"condstore": False}:
+        assert store.sync(mailbox) == []
+
+
+@all_kinds
+def test_messages_that_could_be_taken_for_each_other_are_fetched_again(kind: dict[str, bool]) -> None:
+    mailbox, store = FakeMailbox(**kind), Store()
+    nameless = b"Subject: x\r\n\r\n"
+    for raw, minute in ((message(1), 1), (message(1), 1), (nameless, 2), (nameless, 3), (nameless, 3), (message(2), 4)):
+        mailbox.append(raw, received_at=RECEIVED + timedelta(minutes=minute))
     store.sync(mailbox)
     mailbox.change_uid_validity()
+    first, second = store.sync(mailbox)
+    assert first.kept == {3: 3, 6: 6}
+    assert [each.uid for each in second.new] == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Identity(9, "<b@x>", RECEIVED, 10),
+        Identity(9, "<a@x>", RECEIVED, 11),
+        Identity(9, "<a@x>", RECEIVED + timedelta(seconds=1), 10),
+        Identity(9, None, RECEIVED, 10),
+        Identity(9, "<a@x>", None, 10),
+    ],
+)
+def test_a_message_is_recognised_by_everything_that_is_known_of_it(other: Identity) -> None:
+    stored = Identity(1, "<a@x>", RECEIVED, 10)
+    assert recognised([stored], [other]) == recognised([other], [stored]) == recognised([other, stored], [stored, stored]) == {}
+    assert recognised([stored, other], [replace(stored, uid=5, received_at=RECEIVED + timedelta(milliseconds=300))]) == {1: 5}
+
+
+def test_a_full_sync_of_a_renumbered_folder_keeps_what_it_fetches_again() -> None:
+    mailbox, store = filled(3), Store()
+    store.sync(mailbox)
+    rows = dict(store.rows["INBOX"])
+    mailbox.change_uid_validity()
+    first, second = store.sync(mailbox, full=True)
+    assert (first.kept, [each.uid for each in second.new]) == ({1: 1, 2: 2, 3: 3}, [1, 2, 3])
+    assert store.rows["INBOX"] == rows
+
+
+def test_a_store_that_tells_no_identities_gets_everything_again() -> None:
+    mailbox, store = filled(3), Store()
+    store.sync(mailbox)
+    store.identities["INBOX"].clear()
+    mailbox.change_uid_validity()
     batches = store.sync(mailbox, batch_size=2)
-    assert [(batch.is_reset, len(batch.new)) for batch in batches] == [(True, 2), (False, 1)]
+    assert [(batch.is_reset, len(batch.new), batch.kept) for batch in batches] == [(True, 2, {}), (False, 1, {})]
     assert not store.flags_were_read
+
+
+@all_kinds
+@pytest.mark.parametrize("whole_batches", [0, 1, 2])
+def test_a_reset_that_ends_early_goes_on_where_it_was(kind: dict[str, bool], whole_batches: int) -> None:
+    mailbox, store = filled(6, **kind), Store()
+    store.sync(mailbox)
+    for uid in (2, 4, 5):
+        del store.identities["INBOX"][uid]
+    for uid in (2, 4, 5):
+        del store.flags["INBOX"][uid], store.rows["INBOX"][uid]
+    mailbox.change_uid_validity()
+    mailbox.lose_connection_after = whole_batches
+    with pytest.raises(TransientError):
+        store.sync(mailbox, batch_size=1)
+    assert {1, 3, 6} <= set(store.flags["INBOX"])
+    mailbox.lose_connection_after = None
+    mailbox.set_flags(6, "\\Seen")
+    mailbox.expunge(3)
+    batches = store.sync(mailbox, batch_size=1)
+    fetched = [each.uid for batch in batches for each in batch.new]
+    assert fetched == [2, 4, 5][whole_batches:]
+    assert store.flags["INBOX"] == {1: set(), 2: set(), 4: set(), 5: set(), 6: {"\\Seen"}}
+
+
+def test_a_server_that_tells_the_wrong_vanished_messages_is_asked_for_those_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox, store = filled(4, qresync=True), Store()
+    store.sync(mailbox)
+    mailbox.expunge(3)
+    mailbox._folders["INBOX"].vanished = {900: 99, 901: 99}
+    [batch] = store.sync(mailbox)
+    assert batch.gone == [3]
+    assert "present" in asked(mailbox)
+    mailbox.set_flags(1, "\\Seen")
+    mailbox._folders["INBOX"].vanished = {2: 99}  # which is still there
+    [batch] = store.sync(mailbox)
+    assert batch.gone == []
 
 
 def test_a_smaller_uidvalidity_is_another_one_too() -> None:
@@ -201,7 +278,7 @@ def test_a_reset_folder_that_is_empty_now_is_still_reset() -> None:
     mailbox.expunge(1)
     mailbox.change_uid_validity()
     [batch] = store.sync(mailbox)
-    assert batch.is_reset
+    assert (batch.is_reset, batch.kept) == (True, {})
     assert store.flags["INBOX"] == {}
 
 
@@ -259,6 +336,8 @@ def test_spans_are_bounded_by_count_and_by_bytes() -> None:
     assert plan_spans([(1, 1), (5, 1), (9, 1)], batch_size=2) == [Span(1, 5), Span(9, 9)]
     assert plan_spans([(1, 60), (2, 60), (3, 10)], batch_size=9, max_bytes=100) == [Span(1, 1), Span(2, 3)]
     assert plan_spans([], batch_size=9) == []
+    assert plan_spans([(1, 1), (5, 1), (9, 1)], batch_size=2, has_holes=True) == [Span(1, 5, uids=(1, 5)), Span(9, 9, uids=(9,))]
+    assert len(plan_spans([(uid, 1) for uid in range(1, 1002)], batch_size=5000, has_holes=True)) == 3
 
 
 def test_ranges_of_uids_are_never_expanded() -> None:

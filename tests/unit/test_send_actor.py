@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+import actors.carrying
 import actors.send
 from core.errors import InvalidInputError, NotFoundError, Snooze, UnavailableError
 from core.ids import new_id
@@ -52,9 +54,16 @@ class Sending:
         self._patch = monkeypatch
 
     def send(self, via: Any, *to: str, run_id: str = "", number: int = 1, of: int = 4, **fields: Any) -> Any:
-        self._patch.setattr(actors.send, "SmtpTransport", lambda _endpoint: via)
+        self._patch.setattr(actors.carrying, "transport_to", lambda _email, _endpoint: via)
         with self.world.attempt(self.ann, run_id=run_id, number=number, of=of):
             return actors.send.send_email(self.client, list(to or ["bob@x.test"]), subject="Hi", body_text="Hello", **fields)
+
+    def become_due(self, run_id: str) -> None:
+        """As if the time until the next try had passed."""
+        email_id = self.row(run_id).id
+        with self.world.record.session() as session:
+            session.execute(update(OutboundEmail).where(OutboundEmail.id == email_id).values(next_retry_at=None))
+            session.execute(update(OutboundRecipient).where(OutboundRecipient.email_id == email_id).values(next_retry_at=None))
 
     def row(self, run_id: str) -> OutboundEmail:
         with self.world.record.session() as session:
@@ -153,11 +162,12 @@ def test_a_database_that_is_away_when_the_server_has_the_mail_does_not_make_it_s
 ) -> None:
     via, run_id = FakeTransport(), new_id()
 
-    def away(*_args: object) -> OutboundEmail:
+    def away(*_args: object, **_options: object) -> OutboundEmail:
         raise UnavailableError("The database cannot be reached.")
 
     with monkeypatch.context() as patch:
         patch.setattr(OutboundEmails, "record", away)
+        patch.setattr(actors.carrying, "RECORD_AGAIN", (0.01,))
         with pytest.raises(UnavailableError):
             sending.send(via, run_id=run_id)
     with pytest.raises(DeliveryUncertain):
@@ -184,20 +194,48 @@ def test_a_mail_that_everybody_refuses_has_failed(sending: Sending) -> None:
 
 def test_a_greylisted_mail_snoozes_and_is_counted_in_its_row(sending: Sending) -> None:
     via, run_id = FakeTransport(defers={"bob@x.test"}), new_id()
-    for count in (1, 2):
+    for count, wait in ((1, 300), (2, 600)):
         with pytest.raises(Snooze) as snooze:
             sending.send(via, run_id=run_id)
         row = sending.row(run_id)
         assert (row.status, row.attempts, row.next_retry_at is not None) == ("pending", count, True)
-        assert snooze.value.delay > 0
+        assert wait - 5 < snooze.value.delay <= wait
         assert "bob@x.test" not in str(snooze.value)
+        sending.become_due(run_id)
+
+
+def test_a_mail_that_is_not_due_yet_is_not_offered(sending: Sending) -> None:
+    run_id, via = new_id(), FakeTransport()
+    with pytest.raises(Snooze):
+        sending.send(FakeTransport(defers={"bob@x.test"}), run_id=run_id)
+    with pytest.raises(Snooze) as snooze:
+        sending.send(via, run_id=run_id)
+    assert snooze.value.delay > 290
+    assert (via.delivered_to, sending.row(run_id).attempts) == ([], 1)
+
+
+def test_each_recipient_waits_as_long_as_its_own_server_asked(sending: Sending) -> None:
+    run_id, via = new_id(), FakeTransport()
+    soon, late = SmtpReply(451, "4.7.1 wait 1 seconds"), SmtpReply(451, "4.2.2 wait 2 hours")
+    with pytest.raises(Snooze) as snooze:
+        sending.send(FakeTransport(defers={"soon@x.test": soon, "late@x.test": late}), "soon@x.test", "late@x.test", run_id=run_id)
+    assert snooze.value.delay <= 1
+    time.sleep(1.1)
+    with pytest.raises(Snooze) as snooze:
+        sending.send(via, run_id=run_id)
+    assert via.delivered_to == ["soon@x.test"]
+    assert snooze.value.delay > 7000
+    row = sending.row(run_id)
+    with sending.world.record.session() as session:
+        codes = {r.address: (r.status, r.reply_code, r.enhanced_code) for r in OutboundEmails(session).recipients(row.id)}
+    assert codes == {"soon@x.test": ("sent", 250, "2.0.0"), "late@x.test": ("pending", 451, "4.2.2")}
 
 
 def test_a_mail_put_off_as_a_whole_snoozes_too(sending: Sending) -> None:
     run_id = new_id()
     with pytest.raises(Snooze) as snooze:
         sending.send(FakeTransport(rejects_sender=SmtpReply(451, "4.7.1 later")), run_id=run_id)
-    assert snooze.value.delay == 300
+    assert 295 < snooze.value.delay <= 300
     assert (sending.row(run_id).status, sending.row(run_id).attempts) == ("pending", 1)
 
 
@@ -206,6 +244,7 @@ def test_a_mail_put_off_too_often_has_failed(sending: Sending) -> None:
     for _ in range(9):
         with pytest.raises(Snooze):
             sending.send(via, run_id=run_id)
+        sending.become_due(run_id)
     with pytest.raises(RecipientRejected):
         sending.send(via, run_id=run_id)
     assert (sending.row(run_id).status, sending.row(run_id).attempts) == ("failed", 10)
@@ -216,19 +255,22 @@ def test_a_second_attempt_sends_the_same_bytes_and_only_to_who_has_not_got_it(se
     first, second = FakeTransport(defers={"later@x.test"}), FakeTransport()
     with pytest.raises(Snooze):
         sending.send(first, "now@x.test", "later@x.test", run_id=run_id)
+    sending.become_due(run_id)
     result = sending.send(second, "now@x.test", "later@x.test", run_id=run_id)
     assert (first.delivered_to, second.delivered_to) == (["now@x.test"], ["later@x.test"])
     assert first.delivered[0].raw == second.delivered[0].raw
     assert result["recipients_sent"] == 2
 
 
-def test_a_lost_connection_before_the_dot_is_retried_and_fails_with_the_last_attempt(sending: Sending) -> None:
+def test_a_server_that_cannot_be_reached_is_tried_again_soon_and_not_for_ever(sending: Sending) -> None:
     via, run_id = FakeTransport(fails_before_dot=True), new_id()
+    for wait in (10, 20, 40, 80, 160, 320, 600, 600, 600):
+        with pytest.raises(Snooze) as snooze:
+            sending.send(via, run_id=run_id)
+        assert wait - 3 < snooze.value.delay <= wait
+        sending.become_due(run_id)
     with pytest.raises(ConnectionFailed):
-        sending.send(via, run_id=run_id, number=1, of=2)
-    assert sending.row(run_id).status == "pending"
-    with pytest.raises(ConnectionFailed):
-        sending.send(via, run_id=run_id, number=2, of=2)
+        sending.send(via, run_id=run_id)
     assert sending.row(run_id).status == "failed"
 
 

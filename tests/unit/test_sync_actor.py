@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+import actors.endpoints
 import actors.periodic
 import actors.sync
 from core.errors import InvalidInputError, NotFoundError, PermanentError, Snooze, TenantError
@@ -16,14 +17,19 @@ from core.settings import get_settings
 from core.tenancy import SYSTEM, acting_as
 from demo.accounts import ACME_SUPPORT, WRONG_PASSWORD
 from demo.servers import DemoServers
+from mail.accounts import Endpoint, Secret
 from mail.errors import AuthenticationRefused, ConnectionFailed
 from mail.fake import FakeMailbox
+from mail.oauth import Token
+from mail.pop3 import Entry
 from runs.current import RunRevoked, current_run, forget_revoked, revoke_here
-from runs.limits import RunTerminated
+from runs.enqueue import enqueue
+from runs.limits import RunTerminated, SoftTimeLimitExceeded
 from runs.progress import progress
 from storage.models import EmailFolder, EmailMessage, TaskRun
 from storage.outcomes import Claim
 from storage.repositories.email_clients import EmailClients
+from storage.repositories.messages import EmailMessages
 from tests.servers.process import free_port
 from tests.unit.actor_world import Actors, acting
 
@@ -118,7 +124,8 @@ def test_flags_deletions_and_lost_folders_follow_the_server(acting: Actors, mail
         mailbox.change_uid_validity()
         renumbered = actors.sync.sync_emails(client)
     assert (renumbered["messages_synced"], renumbered["messages_deleted"]) == (2, 2)
-    assert acting.record.count(EmailMessage) == 2
+    with acting.record.session(acting.record.people.ann) as session:
+        assert EmailMessages(session).count(client) == 2
 
 
 def test_one_folder_is_synced_alone(acting: Actors, mailbox: FakeMailbox) -> None:
@@ -249,3 +256,132 @@ def test_no_tenant_may_run_what_works_over_all_of_them(acting: Actors) -> None:
 def test_importing_the_tasks_opens_nothing(acting: Actors, tmp_path: Path) -> None:
     assert set(acting.broker.actors) >= {"sync_emails", "send_email", "periodic_sync"}
     assert acting.stub.published == 0
+
+
+def test_at_the_soft_limit_a_sync_goes_on_later_and_counts_everything(
+    acting: Actors, mailbox: FakeMailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = get_settings().model_copy(update={"sync_batch_size": 2})
+    monkeypatch.setattr("actors.sync.get_settings", lambda: small)
+    ann = acting.record.people.ann
+    client = acting.account(ann, imap_host="imap.test")
+    for number in range(7):
+        mailbox.append(LETTER.replace(b"<1@", b"<%d@" % number))
+    run_id = enqueued(acting, client)
+    told: list[int] = []
+
+    def progress(done: int, _total: int, _note: str) -> None:
+        told.append(done)
+        if len(told) == 2:
+            raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(actors.sync, "progress", progress)
+    with acting.attempt(ann, run_id=run_id), pytest.raises(Snooze):
+        actors.sync.sync_emails(client)
+    assert acting.record.count(EmailMessage) == 4
+    assert acting.client(client).last_error is None
+    with acting.attempt(ann, run_id=run_id, number=2):
+        assert actors.sync.sync_emails(client)["messages_synced"] == 7
+    assert told == [2, 4, 2, 3]
+
+
+def enqueued(acting: Actors, client: str) -> str:
+    with acting.record.session(acting.record.people.ann) as session:
+        return enqueue(session, actors.sync.sync_emails, email_client_id=client)
+
+
+class TokenServer:
+    """Gives tokens, one after the other, and remembers with what it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.expires_in = 3600.0
+        monkeypatch.setattr("mail.oauth.refresh", self._refresh)
+
+    def _refresh(self, _url: str, _client: str, _secret: Secret | None, refresh_token: Secret, *, allow_private: bool) -> Token:
+        assert allow_private
+        self.asked.append(refresh_token.reveal())
+        return Token(Secret(f"token {len(self.asked)}"), self.expires_in, Secret(f"refresh {len(self.asked)}"))
+
+
+OAUTH = {"oauth_token_url": "https://id.test/token", "oauth_client_id": "mailroom", "oauth_refresh_token": "refresh 0"}
+
+
+def test_an_account_with_oauth_logs_in_with_a_token_that_is_refreshed_in_time(acting: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, used = TokenServer(monkeypatch), list[str]()
+    made = FakeMailbox()
+
+    def open_mailbox(endpoint: Endpoint) -> FakeMailbox:
+        assert endpoint.token is not None
+        used.append(endpoint.token.reveal())
+        if used[-1] == "token 2":
+            raise AuthenticationRefused("The token is void.")
+        return made
+
+    monkeypatch.setattr(actors.sync, "ImapMailbox", open_mailbox)
+    ann = acting.record.people.ann
+    client = acting.account(ann, imap_host="imap.test", **OAUTH)
+    with acting.attempt(ann):
+        for _ in range(2):
+            actors.sync.sync_emails(client)
+        assert (used, server.asked) == (["token 1"] * 2, ["refresh 0"])
+        server.expires_in = 60.0  # less than is left for a login
+        with acting.record.session(ann) as session:
+            EmailClients(session).token_refused(client)
+        actors.sync.sync_emails(client)
+    assert used == ["token 1", "token 1", "token 2", "token 3"]
+    assert server.asked == ["refresh 0", "refresh 1", "refresh 2"]
+    assert acting.client(client).refused_logins == 0
+    stored = acting.client(client)
+    assert all(b"token" not in (each or b"") for each in (stored.oauth_access_token, stored.oauth_refresh_token))
+
+
+def test_a_grant_that_is_void_stops_the_account_like_a_wrong_password(acting: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_given: object, **_options: object) -> Token:
+        raise AuthenticationRefused("The grant is void.")
+
+    monkeypatch.setattr("mail.oauth.refresh", refuse)
+    ann = acting.record.people.ann
+    client = acting.account(ann, imap_host="imap.test", **OAUTH)
+    with acting.attempt(ann):
+        for _ in range(3):
+            with pytest.raises(AuthenticationRefused):
+                actors.sync.sync_emails(client)
+    assert (acting.client(client).is_sync_enabled, acting.client(client).refused_logins) == (False, 3)
+
+
+def test_another_users_account_gives_away_no_token(acting: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = TokenServer(monkeypatch)
+    client = acting.account(acting.record.people.ann, imap_host="imap.test", **OAUTH)
+    with acting.attempt(acting.record.people.gus), pytest.raises(NotFoundError):
+        actors.endpoints.with_fresh_token(client)
+    assert server.asked == []
+
+
+def test_a_pop3_account_is_synced_and_what_is_gone_goes(acting: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = {f"uidl{number}": LETTER.replace(b"<1@", b"<%d@" % number) for number in range(3)}
+
+    class Box:
+        def __enter__(self) -> Box:
+            return self
+
+        def __exit__(self, *_error: object) -> None: ...
+
+        def entries(self) -> list[Entry]:
+            return [Entry(number, len(raw), key) for number, (key, raw) in enumerate(letters.items(), 1)]
+
+        def retrieve(self, entries: list[Entry]) -> Iterator[tuple[Entry, bytes]]:
+            return ((entry, letters[entry.key]) for entry in entries)
+
+    monkeypatch.setattr(actors.sync, "Pop3Mailbox", lambda _endpoint: Box())
+    ann = acting.record.people.ann
+    client = acting.account(ann, pop3_host="pop3.test", pop3_password="secret")
+    with acting.attempt(ann):
+        assert actors.sync.sync_emails(client)["messages_synced"] == 3
+        del letters["uidl1"]
+        letters["uidl9"] = LETTER.replace(b"<1@", b"<9@")
+        changed = actors.sync.sync_emails(client)
+        assert (changed["messages_synced"], changed["messages_deleted"]) == (1, 1)
+        assert actors.sync.sync_emails(client)["messages_synced"] == 0
+    with acting.record.session(ann) as session:
+        assert EmailMessages(session).count(client) == 3

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from storage.postgres import row_level_security
+from storage.postgres_mail import INDEX_STORED, wall_of_words
 from storage.types import Id, UtcDateTime
 
 revision = "0003"
@@ -20,11 +22,15 @@ def upgrade() -> None:
     """Forward only, see 0001."""
     add_columns()
     create_sync_tables()
+    create_search_table()
     create_sending_tables()
     if op.get_bind().dialect.name == "postgresql":
         for table in TENANTS_TABLES:
             for statement in row_level_security(table):
                 op.execute(statement)
+        for statement in wall_of_words("email_search"):
+            op.execute(statement)
+        op.execute(INDEX_STORED)
 
 
 def add_columns() -> None:
@@ -44,7 +50,12 @@ def add_columns() -> None:
         sa.Column("oauth_expires_at", UtcDateTime(), nullable=True),
         sa.Column("saves_sent", sa.Boolean(), nullable=False, server_default=sa.false()),
     )
-    _add("email_folders", sa.Column("raw_name", sa.Text(), nullable=True), sa.Column("remote_id", sa.String(length=255), nullable=True))
+    _add(
+        "email_folders",
+        sa.Column("raw_name", sa.Text(), nullable=True),
+        sa.Column("remote_id", sa.String(length=255), nullable=True),
+        sa.Column("vanished_at", UtcDateTime(), nullable=True),
+    )
     _add(
         "email_messages",
         sa.Column("remote_id", sa.String(length=255), nullable=True),
@@ -59,6 +70,14 @@ def add_columns() -> None:
         ["tenant_id", "client_id", "vanished_at"],
         postgresql_where=vanished,
         sqlite_where=vanished,
+    )
+    nameless = sa.text("message_id IS NULL")
+    op.create_index(
+        "ix_email_messages_nameless",
+        "email_messages",
+        ["tenant_id", "client_id", "sha256"],
+        postgresql_where=nameless,
+        sqlite_where=nameless,
     )
     _add(
         "outbound_emails",
@@ -117,6 +136,24 @@ def create_sync_tables() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("host", name="pk_mail_hosts"),
     )
+
+
+def create_search_table() -> None:
+    """The words of messages, on PostgreSQL."""
+    op.create_table(
+        "email_search",
+        sa.Column("tenant_id", Id, nullable=False),
+        sa.Column("email_id", Id, nullable=False),
+        sa.Column("words", sa.Text().with_variant(TSVECTOR, "postgresql"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "email_id"],
+            ["email_messages.tenant_id", "email_messages.id"],
+            name="fk_email_search_tenant_id_email_id_email_messages",
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("tenant_id", "email_id", name="pk_email_search"),
+    )
+    op.create_index("ix_email_search_words", "email_search", ["words"], postgresql_using="gin")
 
 
 def create_sending_tables() -> None:
