@@ -140,9 +140,9 @@ class Recorder(threading.Thread):
         self._gather()
         left = [message for message in self.runs() if message.run_id not in self._abandoned]
         for message in left:
-            if message.claim is not None:
-                message.outcome = handed_back(message.claim, LEAVING_SECONDS)
-        log.info("runs_handed_back", runs=len(left))
+            message.outcome = handed_back(message.claim, LEAVING_SECONDS) if message.claim is not None else None
+        if left:
+            log.warning("runs_handed_back", runs=len(left))
         ended, self._unwritten = [*self._unwritten, *left], []
         if ended:
             self._commit(ended, {})
@@ -213,9 +213,9 @@ class Recorder(threading.Thread):
     def _take_back_own(self) -> None:
         """Runs that the record says are this worker's and that it does not hold: claimed by a turn that got no answer."""
         for run_id, tenant_id, task, queue_name in self._record.own(self.worker_id):
-            if run_id not in self._held and run_id not in self._in_doubt:
+            if run_id not in self._held:
                 self._in_doubt.add(run_id)
-                self._waiting.add(RunMessage(Envelope(run_id, task, queue_name, tenant_id), None))
+                self._waiting.add(RunMessage(Envelope(run_id, task, queue_name, tenant_id), None))  # if it is here already, a duplicate
         self._doubted_at = time.monotonic()
         if self._doubted_at > self._doubts_until:
             self._doubts_until = 0.0

@@ -60,7 +60,6 @@ def create_outbound(
     settings: Settings = request.app.state.settings
     draft = body.draft()
     with acting.session() as session:
-        attempt = session.begin_nested()
         email = accept(session, body.email_client_id, draft, files=settings.files, keys=lambda: settings.credential_keys)
         call = replace(
             _call("send_outbound_email", email),
@@ -71,9 +70,8 @@ def create_outbound(
         run_id, is_new = record(session, call, {"email_id": email.id})
         if is_new:
             email.run_id = run_id
-            attempt.commit()
-        else:  # an earlier request has the key: its mail is the answer
-            attempt.rollback()
+        else:  # an earlier request has the key: its mail is the answer, and no savepoint's commit must publish what is not committed
+            session.delete(email)
             email = _of_earlier_request(session, run_id)
         answer = _view(session, email.id)
     response.headers["Location"] = f"/api/outbound-emails/{answer.id}"

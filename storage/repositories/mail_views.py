@@ -87,10 +87,10 @@ class MailViews(Repository):
         return self.get(EmailFolder, message.folder_id, "folder")
 
     def attachments(self, message_id: str) -> Sequence[EmailAttachment]:
-        """What hangs on a message that was looked up."""
+        """What hangs on a message that was looked up, in its order there."""
         of_message = EmailAttachment.email_id == message_id
-        statement = select(EmailAttachment).where(self._in_tenant(EmailAttachment), of_message)
-        return self.session.scalars(statement.order_by(EmailAttachment.id)).all()
+        found = self.session.scalars(select(EmailAttachment).where(self._in_tenant(EmailAttachment), of_message))
+        return sorted(found, key=lambda each: ([int(number) for number in (each.part or "").split(".") if number.isdecimal()], each.id))
 
     def attachment(self, message_id: str, attachment_id: str) -> EmailAttachment:
         """One file of a message that was looked up. Raises NotFoundError."""

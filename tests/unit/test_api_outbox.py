@@ -257,3 +257,15 @@ def test_a_dkim_key_needs_a_domain_and_a_selector(world: World) -> None:
     for given in ({"domain": "a b.test"}, {"domain": "x.te\r\nst"}, {"domain": "x.test", "selector": "A.b"}, {"domain": "x@y.test"}):
         assert world.post("/api/dkim-keys", json=given).status_code == 422, given
     assert world.post("/api/dkim-keys", world.admin_key, json={"domain": "x.test"}).status_code == 403
+
+
+def test_a_run_is_published_once_its_mail_is_committed_and_not_earlier(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def publish(envelopes: list[Any]) -> None:
+        with world.system() as session:  # another connection
+            seen.extend(session.get(TaskRun, each.run_id) is not None for each in envelopes)
+
+    monkeypatch.setattr(world.broker.publisher, "publish", publish)
+    created(world)
+    assert seen == [True]

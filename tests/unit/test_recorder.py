@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -141,6 +142,24 @@ def test_a_claim_whose_commit_got_no_answer_is_counted_once(recording: Recording
     (message,) = recording.started
     assert message.claim is not None
     assert (message.claim.attempt, message.claim.fence) == (1, 1)
+
+
+def test_a_claim_without_answer_is_found_although_its_message_was_given_back(recording: Recording) -> None:
+    run_id = recording.house.enqueue(recording.house.toys.add, x=1)
+    recording.offer(run_id)
+    recording.away = "after"
+    with pytest.raises(OperationalError):
+        recording.recorder.turn()
+    recording.recorder._return_waiting()  # as a process does whose threads are busy
+    assert recording.verdicts == [Verdict.REQUEUE]
+    recording.away = None
+    recording.recorder._doubts_until = time.monotonic() + 60
+    recording.recorder.turn()
+    recording.recorder.turn()
+    (message,) = recording.started
+    assert message.run_id == run_id
+    assert message.claim is not None
+    assert message.claim.attempt == 1
 
 
 def test_an_outcome_whose_commit_got_no_answer_is_written_once(recording: Recording) -> None:
