@@ -7,6 +7,7 @@ import threading
 from core.settings import get_settings
 from mail import oauth
 from mail.accounts import Endpoint, Secret, Security
+from mail.mime import ParseLimits
 from storage.engine import session_scope
 from storage.repositories.email_clients import EmailClients, Grant, Login
 
@@ -26,6 +27,19 @@ def endpoint_of(login: Login) -> Endpoint:
         verify_tls=settings.ssl_verify,
         allow_private=settings.allow_private_mail_hosts,
         token=Secret(login.token) if login.token is not None else None,
+        compress=settings.imap_compress,
+    )
+
+
+def parse_limits() -> ParseLimits:
+    """What of a message is read at most, as the settings say."""
+    settings = get_settings()
+    return ParseLimits(
+        message=settings.mail_max_message_mb * 2**20,
+        header=settings.mail_max_header_kb * 1024,
+        line=settings.mail_max_line_kb * 1024,
+        parts=settings.mail_max_parts,
+        depth=settings.mail_max_nesting,
     )
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TypedDict
 
 from actors.accounts import account_to_itself, account_told
-from actors.endpoints import endpoint_of, with_fresh_token
+from actors.endpoints import endpoint_of, parse_limits, with_fresh_token
 from actors.hosts import talking_to
 from brokers.queues import Queue
 from core.clock import epoch_ms, now
@@ -136,7 +136,9 @@ def _sync_pop3(work: _Work) -> Changes:
             inbox = next(folder for folder in folders.of(work.email_client_id) if folder.name == INBOX.name)
             uidls = EmailMessages(session).uids_by_remote_id(inbox.id)
             next_uid = inbox.uid_next or 1
-        return _store(work, Changes(), sync_pop3(mailbox, uidls, next_uid, batch_size=get_settings().sync_batch_size))
+        return _store(
+            work, Changes(), sync_pop3(mailbox, uidls, next_uid, batch_size=get_settings().sync_batch_size, limits=parse_limits())
+        )
 
 
 def _store(work: _Work, changes: Changes, batches: Iterable[SyncBatch]) -> Changes:

@@ -57,9 +57,11 @@ class Settings(BaseSettings):
     history_days: int = Field(30, ge=1)
     sync_batch_size: int = Field(500, ge=1, le=5000)
     raw_retention: int = Field(0, ge=0)  # days
-    mail_max_message_mb: int = Field(50, ge=1, le=1024)
+    imap_compress: bool = False
+    mail_max_message_mb: int = Field(50, ge=1, le=50)
     mail_max_parts: int = Field(1000, ge=1)
     mail_max_header_kb: int = Field(1024, ge=1)
+    mail_max_line_kb: int = Field(1024, ge=1)
     mail_max_nesting: int = Field(100, ge=1, le=500)
     outbound_max_mb: int = Field(25, ge=1, le=200)
 

@@ -116,10 +116,11 @@ class ImapMailbox(ImapWriting):
         uids = b"%d:%d" % (span.first, span.last) if span.uids is None else next(uid_sets(span.uids))[0]
         return self._connection.send(b"UID FETCH %b (UID FLAGS INTERNALDATE RFC822.SIZE %b%b)" % (uids, remote_id, body))
 
-    def _fetched(self, first: int, last: int, items: bytes) -> list[tuple[int, dict[bytes, Value]]]:
-        if last < first:
-            return []
-        return list(uid_items(self._connection.run(b"UID FETCH %d:%d %s" % (first, last, items)), first, last))
+    def _fetched(self, first: int, last: int, items: bytes) -> Iterator[tuple[int, dict[bytes, Value]]]:
+        """One at a time: the answers of a large folder are not held together."""
+        if last >= first:
+            pending = self._connection.send(b"UID FETCH %d:%d %s" % (first, last, items))
+            yield from uid_items(self._connection.finish(pending), first, last)
 
 
 def _add_message(found: dict[int, RawMessage], uid: int, items: dict[bytes, Value]) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import islice
 from typing import TypeAlias
 
@@ -116,7 +117,13 @@ def flags_of(value: Value) -> Flags:
     """Flags as text; unreadable bytes in a keyword are replaced."""
     if not isinstance(value, list):
         return frozenset()
-    texts = (flag.decode("utf-8", "replace").replace("\0", "") for flag in value if isinstance(flag, bytes))
+    return _flags_of(tuple(flag for flag in value if isinstance(flag, bytes)))
+
+
+@lru_cache(maxsize=1024)
+def _flags_of(flags: tuple[bytes, ...]) -> Flags:
+    """Most messages of a folder share a few sets: they are the same objects."""
+    texts = (flag.decode("utf-8", "replace").replace("\0", "") for flag in flags)
     return frozenset(text for text in texts if text.lower() != "\\recent")
 
 

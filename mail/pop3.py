@@ -14,10 +14,11 @@ from mail.accounts import Endpoint
 from mail.folder_names import RemoteFolder
 from mail.imap_reader import MAX_LITERAL
 from mail.imap_syntax import MAX_SIZE
-from mail.mime import parse_message
-from mail.mime_headers import date, first, read_headers, split_message
+from mail.mime import ParseLimits, parse_message
+from mail.mime_headers import DEFAULT_LIMITS, date, first, read_headers, split_message
 from mail.pop3_connection import Pop3Connection, Pop3Refused
-from mail.sync import MAX_BATCH_BYTES, FetchedMessage, FolderCursor, SyncBatch
+from mail.spans import MAX_BATCH_BYTES
+from mail.sync import FetchedMessage, FolderCursor, SyncBatch
 
 INBOX = RemoteFolder("INBOX", "INBOX", None, "inbox")
 UID_VALIDITY = 1
@@ -119,7 +120,9 @@ class Pop3Mailbox:
         return self._connection.body()
 
 
-def sync_pop3(mailbox: Pop3Mailbox, known_uidls: Mapping[str, int], next_uid: int, *, batch_size: int = 500) -> Iterator[SyncBatch]:
+def sync_pop3(
+    mailbox: Pop3Mailbox, known_uidls: Mapping[str, int], next_uid: int, *, batch_size: int = 500, limits: ParseLimits = DEFAULT_LIMITS
+) -> Iterator[SyncBatch]:
     """Yields what is new and what is gone, at least one batch; see `sync.SyncBatch`. `known_uidls`: the stored messages' `remote_id` to
     their UID. New ones get UIDs from `next_uid` on, and `cursor.uid_next` is the next one to give.
 
@@ -134,7 +137,7 @@ def sync_pop3(mailbox: Pop3Mailbox, known_uidls: Mapping[str, int], next_uid: in
         new: list[FetchedMessage] = []
         for entry, raw in _read(mailbox, batch):
             if raw is not None:
-                new.append(_fetched(entry, raw, uid))
+                new.append(_fetched(entry, raw, uid, limits))
                 uid += 1
         done += len(new)
         yield _batch(new, gone, uid, done=done, total=len(fresh))
@@ -165,8 +168,8 @@ def _read(mailbox: Pop3Mailbox, batch: Sequence[Entry]) -> Iterator[tuple[Entry,
         yield from mailbox.retrieve(batch)
 
 
-def _fetched(entry: Entry, raw: bytes, uid: int) -> FetchedMessage:
-    parsed = parse_message(raw)
+def _fetched(entry: Entry, raw: bytes, uid: int, limits: ParseLimits) -> FetchedMessage:
+    parsed = parse_message(raw, limits)
     if entry.size > MAX_LITERAL:
         parsed = replace(parsed, size=entry.size, defects=sorted({*parsed.defects, "oversized"}))
     return FetchedMessage(uid, frozenset(), _received_at(raw), entry.size or len(raw), parsed, raw, entry.key)

@@ -8,7 +8,7 @@ transaction, says exactly where to go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -17,7 +17,9 @@ from mail.folder_names import RemoteFolder
 from mail.identity import recognised
 from mail.imap_reader import MAX_LITERAL
 from mail.mailbox import Flags, FolderChanges, FolderState, Identity, Mailbox, RawMessage, Span
-from mail.mime import ParsedMessage, parse_message
+from mail.mime import ParsedMessage, ParseLimits, parse_message
+from mail.mime_headers import DEFAULT_LIMITS
+from mail.spans import plan_spans, windows
 
 __all__ = [
     "FetchedMessage",
@@ -27,14 +29,8 @@ __all__ = [
     "KnownFolder",
     "SyncBatch",
     "list_folders",
-    "plan_spans",
     "sync_mailbox",
 ]
-
-MAX_BATCH_BYTES = 8 * 1024 * 1024
-"""Two of these are held in memory at a time: one on the wire, one with the store."""
-_LONGEST_UID_LIST = 500
-"""UIDs that surely fit one command line when they are named one by one."""
 
 
 def _no_identities() -> list[Identity]:
@@ -123,6 +119,7 @@ def sync_mailbox(
     full: bool = False,
     batch_size: int = 500,
     folders: Sequence[RemoteFolder] | None = None,
+    limits: ParseLimits = DEFAULT_LIMITS,
 ) -> Iterator[SyncBatch]:
     """Yields what changed, folder by folder. `known` is by decoded name; `folder` limits the run to one; `full` fetches all again.
 
@@ -143,7 +140,7 @@ def sync_mailbox(
             if folder is not None:
                 raise
             continue
-        yield from _FolderSync(mailbox, remote, state, before, told, batch_size=batch_size, full=full).batches()
+        yield from _FolderSync(mailbox, remote, state, before, told, batch_size=batch_size, full=full, limits=limits).batches()
 
 
 def _opened(mailbox: Mailbox, remote: RemoteFolder, before: KnownFolder | None) -> tuple[FolderState, FolderChanges | None]:
@@ -163,35 +160,6 @@ def _is_unchanged(state: FolderState | None, before: KnownFolder | None) -> bool
     return state.messages == 0 or (state.highest_modseq is not None and state.highest_modseq == cursor.highest_modseq)
 
 
-def plan_spans(
-    listed: Sequence[tuple[int, int]], *, batch_size: int, max_bytes: int = MAX_BATCH_BYTES, has_holes: bool = False
-) -> list[Span]:
-    """(UID, bytes) in UID order into spans of at most `batch_size` messages and about `max_bytes`.
-
-    UIDs between two listed ones do not exist and never will, so that a span needs only its ends; with `has_holes` some do exist and are
-    not wanted. A message too large for memory gets a span of its own and only its header.
-    """
-    spans: list[Span] = []
-    inside: list[int] = []
-    weight = 0
-    most = min(batch_size, _LONGEST_UID_LIST) if has_holes else batch_size
-    for uid, size in listed:
-        is_oversized = size > MAX_LITERAL
-        if inside and (is_oversized or len(inside) >= most or weight + size > max_bytes):
-            spans.append(_span(inside, has_holes=has_holes))
-            inside, weight = [], 0
-        if is_oversized:
-            spans.append(Span(uid, uid, header_only=True))
-            continue
-        inside.append(uid)
-        weight += size
-    return [*spans, _span(inside, has_holes=has_holes)] if inside else spans
-
-
-def _span(uids: Sequence[int], *, has_holes: bool) -> Span:
-    return Span(uids[0], uids[-1], uids=tuple(uids) if has_holes else None)
-
-
 class _FolderSync:
     """One folder that is open, against what was known of it and what the server `told` at the opening."""
 
@@ -205,7 +173,9 @@ class _FolderSync:
         *,
         batch_size: int,
         full: bool,
+        limits: ParseLimits,
     ) -> None:
+        self._limits = limits
         self._mailbox = mailbox
         self._remote = remote
         self._state = state
@@ -222,23 +192,40 @@ class _FolderSync:
         self._stored: Mapping[int, Flags] | None = None
 
     def batches(self) -> Iterator[SyncBatch]:
-        """Kept, changed and vanished messages first, then new ones from the oldest. Only the last batch carries the counters of
-        EXAMINE: changes that come while this runs have higher ones and are seen the next time."""
-        state, kept = self._state, self._recognised()
+        """Kept, changed and vanished messages first, then new ones from the oldest, a window of UIDs at a time. Only the last batch
+        carries the counters of EXAMINE: changes that come while this runs have higher ones and are seen the next time."""
+        kept = self._recognised()
         here = set(kept.values()) if kept else self._stored_ahead()
-        listed = [each for each in self._list_new() if self._full or each[0] not in here]
-        spans = plan_spans(listed, batch_size=self._batch_size, has_holes=bool(here))
-        changes = self._renumbered(kept) if kept else self._changes(listed)
-        if changes.changed or changes.gone or kept or not spans:
-            cursor = self._cursor_at(spans[0].first) if spans else self._final
-            yield self._batch([], changes, cursor, done=0, total=len(listed), kept=kept)
+        expected = max(0, self._state.messages - (len(here) if self._cursor is None else self._stored_count()))
+        wanted = windows(self._first_new, self._last_new(), expected)
+        listed = self._listed(wanted[0], here) if wanted else []
+        total = expected if len(wanted) > 1 else len(listed)
+        changes = self._renumbered(kept) if kept else self._changes(listed, new=total, is_whole=len(wanted) < 2)
+        if changes.changed or changes.gone or kept or not listed:
+            is_all = not listed and len(wanted) < 2
+            cursor = self._final if is_all else self._cursor_at(listed[0][0] if listed else self._first_new)
+            yield self._batch([], changes, cursor, done=0, total=total, kept=kept)
         done = 0
+        for number, window in enumerate(wanted):
+            if number:
+                listed = self._listed(window, here)
+            is_last = number == len(wanted) - 1
+            for batch in self._fetch(listed, has_holes=bool(here), is_last=is_last, done=done, total=total):
+                done = batch.done
+                yield batch
+            if is_last and number and not listed:
+                yield self._batch([], _Changes(), self._final, done=done, total=total)
+
+    def _fetch(self, listed: Sequence[tuple[int, int]], *, has_holes: bool, is_last: bool, done: int, total: int) -> Iterator[SyncBatch]:
+        oversized = min(self._limits.message, MAX_LITERAL)
+        spans = plan_spans(listed, batch_size=self._batch_size, has_holes=has_holes, oversized=oversized)
         for span, messages in zip(spans, self._mailbox.fetch(spans), strict=True):
-            new = [_fetched(message, message.raw, span) for message in messages if message.raw is not None]
+            new = [_fetched(message, message.raw, span, self._limits) for message in messages if message.raw is not None]
             gone = [message.uid for message in messages if message.raw is None]
             done += len(new)
-            cursor = self._final if span is spans[-1] else self._cursor_at(min(span.last + 1, state.uid_next))
-            yield self._batch(new, _Changes(gone=gone), cursor, done=done, total=len(listed))
+            is_end = is_last and span is spans[-1]
+            cursor = self._final if is_end else self._cursor_at(min(span.last + 1, self._state.uid_next))
+            yield self._batch(new, _Changes(gone=gone), cursor, done=done, total=total)
 
     def _recognised(self) -> dict[int, int]:
         """After a reset: stored UID to present UID of the messages that are surely the same."""
@@ -263,22 +250,28 @@ class _FolderSync:
             self._stored = self._known.known_flags() if self._known else {}
         return self._stored
 
-    def _list_new(self) -> list[tuple[int, int]]:
-        """Up to UIDNEXT as it was at EXAMINE, so that the final cursor is true whatever arrives meanwhile."""
-        if not self._state.messages or self._first_new >= self._state.uid_next:
-            return []
-        return self._mailbox.sizes(self._first_new, self._state.uid_next - 1)
+    def _stored_count(self) -> int:
+        return self._known.message_count if self._known is not None else 0
 
-    def _changes(self, listed: Sequence[tuple[int, int]]) -> _Changes:
+    def _last_new(self) -> int:
+        """Up to UIDNEXT as it was at EXAMINE, so that the final cursor is true whatever arrives meanwhile."""
+        return self._state.uid_next - 1 if self._state.messages else 0
+
+    def _listed(self, window: tuple[int, int], here: Container[int]) -> list[tuple[int, int]]:
+        """(UID, bytes) of what is to be fetched there."""
+        return [each for each in self._mailbox.sizes(*window) if self._full or each[0] not in here]
+
+    def _changes(self, listed: Sequence[tuple[int, int]], *, new: int, is_whole: bool) -> _Changes:
+        """`new` messages are to come; `listed` are all of them if it `is_whole`."""
         known, cursor = self._known, self._cursor
         if known is None or self._is_reset or not known.message_count:
             return _Changes()
         if cursor is None:  # all of them are fetched anyway, with their flags
-            present = {uid for uid, _ in listed}
+            present: Container[int] = {uid for uid, _ in listed} if is_whole else self._mailbox.present(self._last_new())
             return _Changes(gone=sorted(uid for uid in self._known_flags() if uid not in present))
         if cursor.highest_modseq is None or self._state.highest_modseq is None:
             return self._compared()
-        return self._since(cursor.highest_modseq, known, new=len(listed))
+        return self._since(cursor.highest_modseq, known, new=new)
 
     def _compared(self) -> _Changes:
         before = self._known_flags()
@@ -309,8 +302,13 @@ class _FolderSync:
         return changes
 
     def _cursor_at(self, uid_next: int) -> FolderCursor:
-        """The cursor inside a run: the old change number still counts, none in a first run (flags are then compared once)."""
-        return FolderCursor(self._state.uid_validity, uid_next, self._cursor.highest_modseq if self._cursor else None)
+        """The cursor inside a run. The old change number still counts; in a first run the one of EXAMINE, for everything that is stored
+        was fetched after it; after a reset and in a full run none, so that flags are compared once."""
+        if self._cursor is not None:
+            modseq = self._cursor.highest_modseq
+        else:
+            modseq = self._state.highest_modseq if self._known is None or self._known.cursor is None else None
+        return FolderCursor(self._state.uid_validity, uid_next, modseq)
 
     def _batch(
         self,
@@ -327,8 +325,8 @@ class _FolderSync:
         return SyncBatch(self._remote, validity, is_reset, new, changes.changed, changes.gone, cursor, done, total, kept or {})
 
 
-def _fetched(message: RawMessage, raw: bytes, span: Span) -> FetchedMessage:
-    parsed = parse_message(raw)
+def _fetched(message: RawMessage, raw: bytes, span: Span, limits: ParseLimits) -> FetchedMessage:
+    parsed = parse_message(raw, limits)
     if span.header_only:
         parsed = replace(parsed, size=message.size, defects=sorted({*parsed.defects, "oversized"}))
     return FetchedMessage(message.uid, message.flags, message.internal_date, message.size, parsed, raw, message.remote_id)

@@ -13,7 +13,8 @@ from mail.fake import FakeMailbox
 from mail.identity import recognised
 from mail.imap_reader import MAX_LITERAL
 from mail.mailbox import Identity, Span, UidRanges
-from mail.sync import FolderCursor, SyncBatch, plan_spans, sync_mailbox
+from mail.spans import plan_spans, windows
+from mail.sync import FolderCursor, SyncBatch, sync_mailbox
 from tests.unit.mail_store import Store as StoredMail
 
 RECEIVED = datetime(2024, 1, 1, tzinfo=UTC)
@@ -115,9 +116,53 @@ def test_only_the_last_batch_of_a_folder_carries_the_new_change_number() -> None
     assert [batch.cursor.highest_modseq == before for batch in batches] == [True, True, False]
 
 
-def test_a_first_sync_promises_no_change_number_before_its_last_batch() -> None:
-    batches = Store().sync(filled(3), batch_size=2)
-    assert [batch.cursor.highest_modseq is None for batch in batches] == [True, False]
+def test_a_first_sync_that_is_interrupted_compares_no_flags_when_it_goes_on() -> None:
+    mailbox, store = filled(6), Store()
+    mailbox.lose_connection_after = 2
+    with pytest.raises(TransientError):
+        store.sync(mailbox, batch_size=2)
+    mailbox.lose_connection_after = None
+    mailbox.set_flags(1, "\\Seen")
+    store.sync(mailbox, batch_size=2)
+    assert "flags" not in asked(mailbox)
+    assert not store.flags_were_read
+    assert store.flags["INBOX"][1] == {"\\Seen"}
+
+
+@all_kinds
+@pytest.mark.parametrize("stored_before", [0, 7])
+def test_a_folder_of_many_messages_is_listed_a_window_at_a_time(
+    kind: dict[str, bool], stored_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mail.spans.WINDOW", 5)
+    mailbox, store = filled(stored_before, **kind), Store()
+    store.sync(mailbox)
+    for number in range(100, 123):
+        mailbox.append(message(number))
+    for uid in range(stored_before + 3, stored_before + 9):  # holes
+        mailbox.expunge(uid)
+    mailbox.lose_connection_after = 3
+    with pytest.raises(TransientError):
+        store.sync(mailbox, batch_size=2)
+    mailbox.lose_connection_after = None
+    if stored_before:
+        mailbox.set_flags(1, "\\Seen")
+        mailbox.expunge(2)
+    sync = store.sync(mailbox, batch_size=2)
+    assert asked(mailbox).count("sizes") > 1
+    store.sync(mailbox)  # what vanished while more than a window was new is found the next time
+    assert store.flags["INBOX"] == {uid: each.flags for uid, each in mailbox._folders["INBOX"].messages.items()}
+    assert [batch.cursor.uid_next for batch in sync][-1] == mailbox._folders["INBOX"].uid_next
+    assert store.sync(mailbox) == [] or not kind.get("condstore", True)
+
+
+def test_windows_hold_about_as_many_messages_however_their_numbers_lie() -> None:
+    assert windows(5, 4, 0) == []
+    assert windows(1, 2**32 - 1, 50_000) == [(1, 2**32 - 1)]
+    many = windows(1, 2**32 - 1, 500_000)
+    assert (len(many) in {10, 11}, many[0][0], many[-1][1]) == (True, 1, 2**32 - 1)
+    assert all(following[0] == before[1] + 1 for before, following in zip(many, many[1:], strict=False))
+    assert windows(1, 100_000, 100_000) == [(1, 50_000), (50_001, 100_000)]
 
 
 @both_kinds
