@@ -14,6 +14,7 @@ from typing import TypedDict
 from sqlalchemy.orm import Session
 
 from actors.endpoints import endpoint_of, with_fresh_token
+from actors.hosts import talking_to
 from actors.sent_copies import resolve_uncertain_email, save_sent_copy
 from core.clock import now, to_epoch_ms
 from core.errors import ConflictError, MailroomError, PermanentError, Snooze, TransientError, UnavailableError
@@ -121,9 +122,10 @@ def _endpoint(job: _Job) -> Endpoint:
 def _deliver(job: _Job) -> SendResult:
     email, mark = job.email, partial(_mark_sending, job)
     try:
-        outcome = deliver(
-            email.source, sender=email.sender, recipients=job.recipients, via=transport_to(email, _endpoint(job)), before_final_dot=mark
-        )
+        endpoint = _endpoint(job)
+        with talking_to(endpoint, throttling_counts=True):
+            transport = transport_to(email, endpoint)
+            outcome = deliver(email.source, sender=email.sender, recipients=job.recipients, via=transport, before_final_dot=mark)
     except DeliveryUncertain as error:
         with session_scope() as session:
             _uncertain(session, email, str(error), refusals(error.refused))

@@ -23,14 +23,16 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def talking_to(endpoint: Endpoint) -> Iterator[None]:
-    """Around everything that is said to a server. Raises Snooze instead of ServerThrottled, and while the server has a pause: waiting
-    spends no attempt."""
+def talking_to(endpoint: Endpoint, *, throttling_counts: bool = False) -> Iterator[None]:
+    """Around everything that is said to a server. Raises Snooze while the server has a pause, and instead of ServerThrottled (unless
+    that is counted by the caller): waiting spends no attempt."""
     where = endpoint.where
     failures = _admitted(where)
     try:
         yield
     except ServerThrottled as error:
+        if throttling_counts:
+            raise
         raise Snooze(_spread(error.retry_after or THROTTLED_SECONDS), str(error)) from error
     except (ConnectionFailed, ServerUnavailable) as error:
         with _lock:

@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 from sqlalchemy.orm import Session
 
 from actors.endpoints import endpoint_of, with_fresh_token
+from actors.hosts import talking_to
 from brokers.queues import Queue
 from core.errors import MailroomError, PermanentError, Snooze
 from core.settings import get_settings
@@ -55,7 +56,7 @@ def resolve_uncertain_email(email_id: OutboundEmailId) -> ResolveResult:
     email, endpoint = _at_the_account(email_id)
     if email.status != OutboundStatus.UNCERTAIN:
         return ResolveResult(status="success", found=False, email_status=email.status)
-    with ImapMailbox(endpoint) as mailbox:
+    with talking_to(endpoint), ImapMailbox(endpoint) as mailbox:
         found = is_in_sent(mailbox, email.message_id)
     run = current_run()
     if not found and run is not None and run.fence < LOOKS:
@@ -73,7 +74,7 @@ def save_sent_copy(email_id: OutboundEmailId) -> CopyResult:
     if email.status != OutboundStatus.SENT or email.saved_to_sent == "saved":
         return CopyResult(status="success", saved=email.saved_to_sent == "saved")
     try:
-        with ImapMailbox(endpoint) as mailbox:
+        with talking_to(endpoint), ImapMailbox(endpoint) as mailbox:
             save_to_sent(mailbox, email.source, email.message_id, email.sent_at)
     except MailroomError as error:
         run = current_run()

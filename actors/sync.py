@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypedDict
+
+from sqlalchemy.orm import Session
 
 from actors.accounts import account_to_itself, account_told
 from actors.endpoints import endpoint_of, parse_limits, with_fresh_token
@@ -16,6 +20,7 @@ from core.clock import epoch_ms, now
 from core.errors import InvalidInputError, PermanentError, Snooze
 from core.settings import get_settings
 from mail.accounts import Endpoint
+from mail.bounces import read_bounce
 from mail.errors import AuthenticationRefused
 from mail.imap import ImapMailbox
 from mail.mailbox import Identity
@@ -31,6 +36,7 @@ from storage.models import EmailFolder
 from storage.repositories.email_clients import REFUSALS_UNTIL_STOPPED, EmailClients
 from storage.repositories.folders import EmailFolders
 from storage.repositories.messages import Changes, EmailMessages
+from storage.repositories.outbound import OutboundEmails
 
 GOES_ON_SECONDS = 0.5
 RECOGNISED_FOR = timedelta(hours=1)
@@ -142,16 +148,38 @@ def _sync_pop3(work: _Work) -> Changes:
 
 
 def _store(work: _Work, changes: Changes, batches: Iterable[SyncBatch]) -> Changes:
-    run = current_run()
-    keep_source = get_settings().raw_retention > 0
-    for batch in batches:
-        with session_scope() as session:
-            changes += EmailMessages(session).store(work.email_client_id, batch, keep_source=keep_source)
-        progress(batch.done, batch.total, batch.folder.role or "folder")
+    """Each batch in a transaction of its own, on a thread of its own: while the database works the next one is fetched and read."""
+    run, context = current_run(), copy_context()
+    with ThreadPoolExecutor(1, thread_name_prefix="store") as storing:
+        under_way: Future[Changes] | None = None
+        for batch in batches:
+            if under_way is not None:
+                changes += under_way.result()
+            under_way = storing.submit(context.run, _store_one, work, batch)
+            progress(batch.done, batch.total, batch.folder.role or "folder")
+        if under_way is not None:
+            changes += under_way.result()
     if run is not None and run.fence > 1:  # earlier turns of this run have stored some, too
         with session_scope() as session:
             changes.synced = max(changes.synced, EmailMessages(session).count_since(work.email_client_id, run.run_id))
     return changes
+
+
+def _store_one(work: _Work, batch: SyncBatch) -> Changes:
+    with session_scope() as session:
+        stored = EmailMessages(session).store(work.email_client_id, batch, keep_source=get_settings().raw_retention > 0)
+        _note_bounces(session, batch)
+        return stored
+
+
+def _note_bounces(session: Session, batch: SyncBatch) -> None:
+    """What came back of the user's own mails: the recipient is told in the outbox, and not written to again where it is for good."""
+    for message in batch.new:
+        if any(name.lower() == "content-type" and "multipart/report" in value.lower() for name, value in message.parsed.headers):
+            for report in read_bounce(message.raw) or ():
+                for reference in (report.envelope_id, report.message_id):
+                    if reference and report.action in {"failed", "delayed"}:
+                        OutboundEmails(session).bounced(reference, report.address, report.status)
 
 
 def _known(folder: EmailFolder) -> KnownFolder:

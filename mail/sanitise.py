@@ -31,6 +31,8 @@ _STYLES = {
 """Without positions (a mail could draw over the page) and without anything that takes a url()."""
 
 _EMBEDDED = re.compile(r"(cid:|data:image/(png|jpe?g|gif|webp);base64,)", re.IGNORECASE)
+_IGNORED_IN_URLS = re.compile(r"[\x00-\x20]+")
+"""Browsers read `da<TAB>ta:` as `data:` (WHATWG URL, "basic URL parser")."""
 _TAG_EDGE = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _VOID = {
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
@@ -49,7 +51,7 @@ def _without_remote(_tag: str, attribute: str, value: str) -> str | None:
         return value if _EMBEDDED.match(value.strip()) else None
     if attribute == "cite":  # nothing shows it and nobody needs it
         return None
-    if attribute == "href" and value.lstrip().lower().startswith(("data:", "cid:")):
+    if attribute == "href" and _IGNORED_IN_URLS.sub("", value).lower().startswith(("data:", "cid:")):
         return None
     return value
 

@@ -156,6 +156,8 @@ def _tell_identity(session: Session, _transaction: SessionTransaction, connectio
 
 
 def _run_after_commit(session: Session) -> None:
+    if session.in_nested_transaction():  # the end of a savepoint: nothing is committed yet
+        return
     for action in session.info.pop("after_commit", ()):
         action()
 

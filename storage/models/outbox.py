@@ -22,6 +22,7 @@ class OutboundEmail(Base):
         ForeignKeyConstraint(["tenant_id", "client_id"], ["email_clients.tenant_id", "email_clients.id"], ondelete="CASCADE"),
         Index(None, "tenant_id", "status"),
         Index("ix_outbound_emails_due", "status", "next_retry_at"),
+        Index(None, "tenant_id", "message_id"),
         UniqueConstraint("tenant_id", "run_id"),
     )
 

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.integration
 class Pop3Account(Account):
     """The same user over POP3."""
 
-    def pop3(self, without: str = "", **options: int) -> list[SyncBatch]:
+    def pop3(self, without: str = "", batch_size: int = 500) -> list[SyncBatch]:
         endpoint = self.endpoint(port=self.dovecot.pop3_port, without=frozenset(without.split()))
         known = {key: uid for (_, uid), key in self.store.remote_ids.items() if key is not None and uid in self.store.flags["INBOX"]}
         next_uid = self.store.cursors["INBOX"].uid_next if self.store.cursors else 1
         with Pop3Mailbox(endpoint) as mailbox:
-            return self.store.save_all(sync_pop3(mailbox, known, next_uid, **options))
+            return self.store.save_all(sync_pop3(mailbox, known, next_uid, batch_size=batch_size))
 
 
 @pytest.fixture

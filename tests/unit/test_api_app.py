@@ -26,6 +26,7 @@ def every_route(world: World) -> list[tuple[str, str]]:
         "task_id": world.add(),
         "client_id": world.acme.client_id,
         "message_id": world.acme.message_id,
+        "attachment_id": new_id(),
         "email_id": world.acme.outbound_id,
         "queue": "default",
         "task": "add",

@@ -9,6 +9,7 @@ import dramatiq
 import pytest
 import structlog
 from dramatiq.errors import ActorNotFound
+from sqlalchemy import select
 
 from brokers.consumer import Verdict
 from brokers.message import Envelope
@@ -16,6 +17,7 @@ from core.errors import InvalidInputError, NotFoundError, PermanentError, Tenant
 from core.ids import new_id
 from core.tenancy import SYSTEM, acting_as, bound_identity
 from runs.current import current_run
+from runs.enqueue import enqueue
 from runs.middleware import middleware
 from runs.middleware.outcomes import Outcomes
 from runs.middleware.tenant import TenantBinding
@@ -256,3 +258,14 @@ def test_ids_in_arguments_must_be_the_tenants_own(house: House) -> None:
 
 def test_a_permanent_error_is_a_mailroom_error_with_a_code() -> None:
     assert (PermanentError("x").code, TenantError("x").code) == ("permanent", "tenant")
+
+
+def test_the_end_of_a_savepoint_publishes_nothing(house: House) -> None:
+    with house.session(house.people.acme) as session:
+        enqueue(session, house.toys.add, x=1)
+        with session.begin_nested():
+            session.execute(select(1))
+        assert house.broker.publisher.flush()
+        assert house.stub.published == 0
+    assert house.broker.publisher.flush()
+    assert house.stub.published == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -161,7 +162,7 @@ def test_windows_hold_about_as_many_messages_however_their_numbers_lie() -> None
     assert windows(1, 2**32 - 1, 50_000) == [(1, 2**32 - 1)]
     many = windows(1, 2**32 - 1, 500_000)
     assert (len(many) in {10, 11}, many[0][0], many[-1][1]) == (True, 1, 2**32 - 1)
-    assert all(following[0] == before[1] + 1 for before, following in zip(many, many[1:], strict=False))
+    assert all(following[0] == before[1] + 1 for before, following in pairwise(many))
     assert windows(1, 100_000, 100_000) == [(1, 50_000), (50_001, 100_000)]
 
 

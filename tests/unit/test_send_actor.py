@@ -262,7 +262,20 @@ def test_a_second_attempt_sends_the_same_bytes_and_only_to_who_has_not_got_it(se
     assert result["recipients_sent"] == 2
 
 
-def test_a_server_that_cannot_be_reached_is_tried_again_soon_and_not_for_ever(sending: Sending) -> None:
+def test_a_server_that_has_a_pause_is_not_tried_and_no_try_is_counted(sending: Sending) -> None:
+    via, run_id = FakeTransport(fails_before_dot=True), new_id()
+    for _ in range(3):
+        with pytest.raises(Snooze):
+            sending.send(via, run_id=run_id)
+        sending.become_due(run_id)
+    tries = sending.row(run_id).attempts
+    with pytest.raises(Snooze, match="did not answer lately"):
+        sending.send(via, run_id=run_id)
+    assert (sending.row(run_id).attempts, sending.row(run_id).status) == (tries, "pending")
+
+
+def test_a_server_that_cannot_be_reached_is_tried_again_soon_and_not_for_ever(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.mail_hosts.FAILURES_UNTIL_CLOSED", 100)
     via, run_id = FakeTransport(fails_before_dot=True), new_id()
     for wait in (10, 20, 40, 80, 160, 320, 600, 600, 600):
         with pytest.raises(Snooze) as snooze:

@@ -26,7 +26,7 @@ from runs.current import RunRevoked, current_run, forget_revoked, revoke_here
 from runs.enqueue import enqueue
 from runs.limits import RunTerminated, SoftTimeLimitExceeded
 from runs.progress import progress
-from storage.models import EmailFolder, EmailMessage, TaskRun
+from storage.models import EmailFolder, EmailMessage, OutboundEmail, OutboundRecipient, Suppression, TaskRun
 from storage.outcomes import Claim
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.messages import EmailMessages
@@ -385,3 +385,59 @@ def test_a_pop3_account_is_synced_and_what_is_gone_goes(acting: Actors, monkeypa
         assert actors.sync.sync_emails(client)["messages_synced"] == 0
     with acting.record.session(ann) as session:
         assert EmailMessages(session).count(client) == 3
+
+
+REPORT = b"""From: MAILER-DAEMON@mx.test\r
+Subject: Undelivered\r
+Message-ID: <report@mx.test>\r
+MIME-Version: 1.0\r
+Content-Type: multipart/report; report-type=delivery-status; boundary=b\r
+\r
+--b\r
+Content-Type: text/plain\r
+\r
+It did not work.\r
+--b\r
+Content-Type: message/delivery-status\r
+\r
+Reporting-MTA: dns; mx.test\r
+\r
+Final-Recipient: rfc822; bob@x.test\r
+Action: failed\r
+Status: 5.1.1\r
+\r
+--b\r
+Content-Type: text/rfc822-headers\r
+\r
+Message-ID: <sent@acme.test>\r
+--b--\r
+"""
+
+
+def test_a_delivery_report_reaches_the_mail_it_is_about_and_nobody_else_s(acting: Actors, mailbox: FakeMailbox) -> None:
+    people = acting.record.people
+    mails: dict[str, str] = {}
+    for who in (people.ann, people.gus):
+        with acting.record.session(who) as session:
+            email = OutboundEmail(
+                tenant_id=who.tenant_id,
+                user_id=who.user_id,
+                message_id="<sent@acme.test>",
+                sender="a@acme.test",
+                source=b"x",
+                status="sent",
+            )
+            session.add(email)
+            session.flush()
+            session.add(OutboundRecipient(tenant_id=who.tenant_id, email_id=email.id, address="bob@x.test", status="sent"))
+            mails[email.id] = who.tenant_id
+    client = acting.account(people.ann, imap_host="imap.test")
+    mailbox.append(REPORT)
+    with acting.attempt(people.ann):
+        for _ in range(2):
+            actors.sync.sync_emails(client, force_full_sync=True)
+    with acting.record.session() as session:
+        found = {row.tenant_id: (row.status, row.enhanced_code) for row in session.scalars(select(OutboundRecipient))}
+        suppressed = [(row.tenant_id, row.address, row.reason) for row in session.scalars(select(Suppression))]
+    assert found == {people.ann.tenant_id: ("bounced", "5.1.1"), people.gus.tenant_id: ("sent", None)}
+    assert suppressed == [(people.ann.tenant_id, "bob@x.test", "bounce")]

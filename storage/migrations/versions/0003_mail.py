@@ -85,6 +85,7 @@ def add_columns() -> None:
         sa.Column("scheduled_at", UtcDateTime(), nullable=True),
         sa.Column("saved_to_sent", sa.String(length=10), nullable=True),
     )
+    op.create_index("ix_outbound_emails_tenant_id_message_id", "outbound_emails", ["tenant_id", "message_id"])
     _add(
         "outbound_recipients",
         sa.Column("enhanced_code", sa.String(length=12), nullable=True),
