@@ -63,7 +63,6 @@ class Settings(BaseSettings):
     mail_max_header_kb: int = Field(1024, ge=1)
     mail_max_line_kb: int = Field(1024, ge=1)
     mail_max_nesting: int = Field(100, ge=1, le=500)
-    outbound_max_mb: int = Field(25, ge=1, le=200)
 
     credential_encryption_key: SecretStr | None = None
     task_signing_key: SecretStr | None = None
