@@ -7,16 +7,20 @@ cannot begin.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.errors import UnavailableError
 from core.settings import get_settings
@@ -26,6 +30,8 @@ from storage.patience import STATEMENT_SECONDS, WatchedConnection
 
 SQLITE_BUSY_MS = 30_000
 CONNECT_SECONDS = 3
+TRUSTED_SECONDS = 1.0
+"""A pooled connection that was idle for longer is asked whether it still is one."""
 LIBPQ: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "mailroom",
@@ -47,15 +53,33 @@ def make_engine(url: str, *, pool_size: int = 10, max_overflow: int = 20) -> Eng
     """An engine for PostgreSQL or SQLite with the settings each needs."""
     if url.startswith("sqlite"):
         return _make_sqlite_engine(url)
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=max_overflow,
-        pool_pre_ping=True,
         hide_parameters=True,  # an error's text reaches logs and the record; values do not
         pool_timeout=10,
         connect_args=LIBPQ,
     )
+    _ping_what_was_idle(engine)
+    return engine
+
+
+def _ping_what_was_idle(engine: Engine) -> None:
+    """SQLAlchemy's `pool_pre_ping`, but not for a connection that answered a moment ago: the round trip is a good part of a short
+    transaction."""
+
+    @event.listens_for(engine, "checkin")
+    def on_checkin(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def on_checkout(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get("used_at", math.inf) > TRUSTED_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except psycopg2.Error as error:
+                raise InvalidatePoolError from error
 
 
 def _make_sqlite_engine(url: str) -> Engine:
