@@ -86,7 +86,7 @@ def workbench(**settings: str) -> Iterator[Workbench]:
     """Everything is gone at the end. `settings` are the installation's."""
     with ExitStack() as stack:
         rabbitmq = RabbitMq(stack.enter_context(server_directory("bench-rabbitmq")))
-        postgres = Postgres(stack.enter_context(server_directory("bench-postgres")))
+        postgres = Postgres(stack.enter_context(server_directory("bench-postgres")), fsync=True)
         redis = Redis(stack.enter_context(server_directory("bench-redis")))
         for server in (rabbitmq, postgres, redis):
             stack.enter_context(server)

@@ -22,12 +22,14 @@ PASSWORD = "mailroom-test"  # loopback only, and thrown away with the directory
 
 
 class Postgres(Server):
-    """fsync stays on, so that a killed server keeps what it had committed."""
+    """What a killed server had committed is in the kernel's hands: only a machine that dies loses it without `fsync`. Databases are made
+    and dropped in a fraction of the time."""
 
     package: ClassVar[str] = "postgresql"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, fsync: bool = False) -> None:
         super().__init__(directory)
+        self._fsync = fsync
         self._programs = find_program(self.package, "/usr/lib/postgresql/*/bin/postgres", "/usr/local/pgsql/bin/postgres").parent
         self._data = directory / "pg"
 
@@ -101,6 +103,7 @@ class Postgres(Server):
             "max_connections": "200",
             "shared_buffers": "64MB",
             "log_min_messages": "warning",
+            "fsync": "on" if self._fsync else "off",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return Process(self._as_postgres([self._programs / "postgres", "-D", self._data, *options]), log=self.log, cwd=Path("/"))
