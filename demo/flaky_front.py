@@ -46,7 +46,7 @@ class FlakyFront:
             tag, command = [*line.split(), b"*", b""][:2]
             if command.upper() in LOGINS:
                 self.refused += 1
-                writer.write(tag + b" NO [UNAVAILABLE] The mail store is being moved, try again later\r\n")
+                writer.write(tag + b" NO [UNAVAILABLE] The mail store is being moved\r\n")
             elif command.upper() == b"LOGOUT":
                 writer.write(b"* BYE See you later\r\n" + tag + b" OK Logged out\r\n")
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import email.utils
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -173,6 +174,11 @@ def addresses(headers: RawHeaders, name: str, defects: set[str]) -> list[Address
     return found
 
 
+_LENIENT: dict[str, bool] = {"strict": False} if getattr(email.utils, "supports_strict_parsing", False) else {}
+"""Newer Pythons give nobody for a header with a single mistake in it (CVE-2023-27043). Here nothing is decided by an address; who
+decides reads the indicators."""
+
+
 def _pairs(value: str) -> list[tuple[str, str]]:
     """(display name, address) of one header; the plain forms nearly all mail has are read at once, the rest by the standard library."""
     each = [value] if "," not in value or _MORE_THAN_PLAIN & set(value) else [one.strip() for one in value.split(",")]
@@ -180,7 +186,7 @@ def _pairs(value: str) -> list[tuple[str, str]]:
     if all(plain):
         return [((one["quoted"] or one["name"] or "").strip(), one["bare"] or one["angled"]) for one in plain if one]
     try:
-        return getaddresses([value])
+        return getaddresses([value], **_LENIENT)
     except (RecursionError, IndexError, ValueError):  # a thousand nested comments
         return []
 

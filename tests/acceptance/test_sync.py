@@ -55,7 +55,9 @@ class Account:
         return run["result"]
 
     def stored(self) -> int:
-        found = self.mailroom.installation.query("SELECT count(*) FROM email_messages WHERE client_id = %s", self.client_id)
+        found = self.mailroom.installation.query(
+            "SELECT count(*) FROM email_messages WHERE client_id = %s AND vanished_at IS NULL", self.client_id
+        )
         return int(found[0][0])
 
 
