@@ -41,8 +41,8 @@ LIBPQ: dict[str, Any] = {
     "keepalives_interval": 3,
     "keepalives_count": 3,
     "tcp_user_timeout": 12_000,
-    # And its transaction ends on the server too, with the locks it holds.
-    "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c idle_in_transaction_session_timeout=60s"
+    # And its transaction ends on the server too, with the locks it holds: whoever does the same again waits for them.
+    "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c idle_in_transaction_session_timeout=15s"
     " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3",
     "connection_factory": WatchedConnection,
 }
@@ -203,6 +203,7 @@ def _classified(error: Exception) -> Exception:
 
 
 def _reached(error: DBAPIError) -> bool:
-    """Whether the server answered with an SQLSTATE of its own (then it is our statement that is wrong, not the connection)."""
+    """Whether the server answered with an SQLSTATE that says something about our statement: not that it is going (57P), that it is full
+    (53) or that it took too long (57014)."""
     code = getattr(error.orig, "pgcode", None)
-    return bool(code) and not str(code).startswith(("08", "53", "57P"))
+    return bool(code) and not str(code).startswith(("08", "53", "57P", "57014"))
