@@ -74,7 +74,17 @@ def main() -> int:
         sys.stdout.flush()
         os._exit(code)  # not by returning: they would go on beside the retry, and may hold a lock that the interpreter's own end waits for
     faulthandler.cancel_dump_traceback_later()
+    let_go_of_unwritable_output()
     return code
+
+
+def let_go_of_unwritable_output() -> None:
+    """A full log volume must not turn a good end into exit code 120, which the interpreter gives when its last flush fails."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError:
+            setattr(sys, name, None)
 
 
 def vanish_soon() -> None:
