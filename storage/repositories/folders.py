@@ -73,13 +73,12 @@ class EmailFolders(Repository):
 
 
 def _matched(stored: Sequence[EmailFolder], present: dict[str, RemoteFolder]) -> dict[str, EmailFolder]:
-    """The server's folders (by name) and their rows. An id that says it is another folder outweighs the name."""
+    """The server's folders (by name) and their rows: by the server's id, else by name. A server that gives all its folders new ids has the
+    same folders still; where one was really made anew its UIDVALIDITY says so."""
     by_id = {folder.remote_id: folder for folder in stored if folder.remote_id is not None}
     rows = {name: by_id[remote.remote_id] for name, remote in present.items() if remote.remote_id in by_id}
     taken = {row.id for row in rows.values()}
     for folder in stored:
-        remote = present.get(folder.name)
-        is_another = remote is not None and None not in {remote.remote_id, folder.remote_id} and remote.remote_id != folder.remote_id
-        if remote is not None and folder.name not in rows and folder.id not in taken and not is_another:
+        if folder.name in present and folder.name not in rows and folder.id not in taken:
             rows[folder.name] = folder
     return rows

@@ -74,6 +74,8 @@ def test_any_number_of_schedulers_make_a_tick_one_run(scheduled: Installation) -
         scheduled.start_command(words, name="ticking"),
         scheduled.start_command(words, name="ticking"),
     ]
+    for program in programs:
+        program.says("scheduler_started")
     programs.append(scheduled.start_command([str(PROGRAMS / "periodiq"), "actors", "tests.acceptance.ticking"], name="periodiq"))
     eventually(lambda: runs_of(scheduled, "periodic_sync"), "the missed tick")
     boundary = (before + timedelta(minutes=1)).replace(second=0, microsecond=0)

@@ -90,6 +90,10 @@ class Account:
         with self.record.session(self.ann) as session:
             return session.scalars(select(EmailFolder).where(EmailFolder.client_id == self.id, EmailFolder.name == name)).one()
 
+    def folder_ids(self) -> dict[str, str]:
+        with self.record.session(self.ann) as session:
+            return {folder.name: folder.id for folder in EmailFolders(session).of(self.id)}
+
     def found(self, query: str) -> list[str]:
         with self.record.session(self.ann) as session:
             return sorted(stored.message.subject for stored in MailViews(session).messages(None, None, query))
@@ -461,3 +465,14 @@ def test_a_source_is_kept_by_policy_and_forgotten_by_age(account: Account) -> No
         assert messages.forget_sources(now() + timedelta(hours=1), 1) == 1
         assert messages.forget_sources(now() + timedelta(hours=1), 10) == 1
         assert messages.source(ids[1]) is None
+
+
+def test_a_server_that_gives_its_folders_new_ids_has_the_same_folders(account: Account) -> None:
+    account.match(remote("INBOX", "A"), remote("Archive", "B"))
+    account.store({1: letter("one")})
+    before = account.folder_ids()
+    assert account.match(remote("INBOX", "C"), remote("Archive", "D")) == 0
+    assert account.folder_ids() == before
+    account.match(remote("INBOX", "C"), remote("Old", "D"), remote("Archive", "E"))  # renamed, and another in its name
+    assert account.folder_ids()["Old"] == before["Archive"]
+    assert account.folder_ids()["Archive"] not in before.values()
