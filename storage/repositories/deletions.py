@@ -14,11 +14,10 @@ from core.errors import NotFoundError
 from core.ids import is_id
 from mail.deletion import Deleted
 from storage.expressions import db_now
+from storage.mail_batches import chunks
 from storage.models import EmailFolder, EmailMessage
 from storage.repositories.base import Repository
 from storage.repositories.email_clients import EmailClients
-
-CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Deletions(Repository):
         found = Found()
         wanted = list(dict.fromkeys(email_ids))
         rows: dict[str, Any] = {}
-        for chunk in _chunks([each for each in wanted if is_id(each)]):
+        for chunk in chunks([each for each in wanted if is_id(each)]):
             columns = (EmailMessage.id, EmailMessage.client_id, EmailMessage.uid_validity, EmailMessage.uid, EmailMessage.vanished_at)
             statement = select(*columns, EmailFolder.id.label("folder_id"), EmailFolder.name, EmailFolder.role).join(
                 EmailFolder, (EmailFolder.tenant_id == EmailMessage.tenant_id) & (EmailFolder.id == EmailMessage.folder_id)
@@ -92,7 +91,7 @@ class Deletions(Repository):
 
     def _hide(self, folder: EmailFolder, place: Place, uids: Sequence[int]) -> int:
         hidden = 0
-        for chunk in _chunks(uids):
+        for chunk in chunks(uids):
             statement = update(EmailMessage).where(self._at(folder, place), EmailMessage.uid.in_(chunk), EmailMessage.vanished_at.is_(None))
             hidden += len(self.session.execute(statement.values(vanished_at=db_now()).returning(EmailMessage.id)).all())
         folder.message_count -= hidden
@@ -100,7 +99,7 @@ class Deletions(Repository):
 
     def _clear_places(self, trash: EmailFolder, uids: Sequence[int], ours: Sequence[str]) -> None:
         """A sync that ran meanwhile may have stored the moved messages as new ones: the older rows are who they are."""
-        for chunk in _chunks(uids):
+        for chunk in chunks(uids):
             taken = self.session.execute(
                 sql_delete(EmailMessage)
                 .where(
@@ -135,7 +134,3 @@ class Deletions(Repository):
             except NotFoundError:
                 continue
         return visible
-
-
-def _chunks(items: Sequence[Any]) -> Iterable[list[Any]]:
-    return (list(items[start : start + CHUNK]) for start in range(0, len(items), CHUNK))
