@@ -126,6 +126,27 @@ def test_the_request_is_followed_into_the_worker_s_log(account: Account) -> None
     assert len(accesses) == 1
 
 
+def test_what_is_deleted_is_deleted_on_the_server_and_found_and_read_where_it_went(account: Account) -> None:
+    http, acme = account.mailroom.acme.http, account.mailroom.acme
+    words = {"client_id": account.client_id, "q": f"{SUBJECT} 1500"}
+    (moved,) = http.get("/api/email/messages", params=words).json()["items"]
+    (purged,) = http.get("/api/email/messages", params={**words, "q": f"{SUBJECT} 1501"}).json()["items"]
+    deleted = acme.ended(acme.enqueue("/api/email/delete", {"email_ids": [moved["id"], account.client_id]}))
+    assert deleted["result"] == {"status": "success", "deleted_count": 1, "not_found": [account.client_id]}
+    gone = acme.ended(acme.enqueue("/api/email/delete", {"email_ids": [purged["id"]], "permanent": True}))
+    assert gone["result"]["deleted_count"] == 1
+    with account.dovecot.imap_client(account.user, PASSWORD) as imap:
+        for folder, numbers in (("Trash", [1500]), ("INBOX", [])):
+            imap.select(folder, readonly=True)
+            found = [imap.search(None, "HEADER", "Message-ID", f"<{number}@acme.example>")[1][0] for number in (1500, 1501)]
+            assert [bool(each) for each in found] == [number in numbers for number in (1500, 1501)]
+    account.sync()
+    assert http.get(f"/api/email/messages/{moved['id']}").json()["folderId"] != moved["folderId"]
+    assert http.get(f"/api/email/messages/{purged['id']}").status_code == 404
+    source = http.get(f"/api/email/messages/{moved['id']}/source")  # not kept: asked of the server
+    assert (source.status_code, b"<1500@acme.example>" in source.content) == (200, True)
+
+
 def test_a_wrong_password_fails_with_its_reason_and_the_third_stops_the_account(mailroom: Mailroom, dovecot: Dovecot) -> None:
     acme = mailroom.acme
     dovecot.add_user("sales", "right")
