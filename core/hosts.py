@@ -123,7 +123,7 @@ def _connected(address: Address, *, within: float, then: float) -> socket.socket
         sock.connect((address.ip, address.port))
         sock.settimeout(then)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # commands are small and answers are waited for
-    except BaseException:
+    except BaseException:  # a time limit too, which may strike anywhere: nothing stays open
         sock.close()
         raise
     return sock

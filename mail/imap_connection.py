@@ -65,7 +65,7 @@ class ImapConnection:
                 self._starttls()
             if not self.capabilities:
                 self.ask_capabilities()
-        except BaseException:
+        except BaseException:  # a time limit too, which may strike anywhere: nothing stays open
             sock.close()
             self.close()
             raise

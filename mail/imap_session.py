@@ -36,7 +36,7 @@ class ImapSession:
                 log_in(self._connection, self._endpoint)
             if self._endpoint.compress and self._offers("COMPRESS=DEFLATE"):
                 self._connection.compress()
-        except BaseException:
+        except BaseException:  # a time limit too, which may strike anywhere: nothing stays open
             self._connection.close()
             raise
         return self

@@ -46,7 +46,7 @@ class Pop3Connection:
                 self._stls()
             self._log_in()
             self._ask_capabilities()  # some are told only after the login
-        except BaseException:
+        except BaseException:  # a time limit too, which may strike anywhere: nothing stays open
             sock.close()
             self.close()
             raise

@@ -204,7 +204,7 @@ class SmtpTransport:
         except OSError as error:
             self.close()
             raise DeliveryUncertain(f"The connection to {where} was lost before it confirmed the mail.", refused) from error
-        except BaseException:
+        except BaseException:  # a time limit too: the reply that is still to come would be taken for another mail's
             self.close()
             raise
         if not 200 <= reply.code < 300 and not 400 <= reply.code < 600:

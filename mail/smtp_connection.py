@@ -69,7 +69,7 @@ class SmtpConnection:
                 if endpoint.security is Security.STARTTLS:
                     self._starttls()
                 self._login()
-        except BaseException:
+        except BaseException:  # a time limit too, which may strike anywhere: nothing stays open
             self.close()
             raise
 
@@ -125,7 +125,7 @@ class SmtpConnection:
         except OSError as error:
             self.close()
             raise ConnectionFailed(f"The connection to {where} was lost.") from error
-        except BaseException:
+        except BaseException:  # a time limit too, which may strike anywhere: nothing stays open
             self.close()
             raise
 

@@ -166,9 +166,9 @@ class PooledTransport:
         try:
             report = transport.send(sender, recipients, raw, mark)
         except Exception:
-            self._pool.give_back(self._key, kept)  # kept if the session was reset
+            self._pool.give_back(self._key, kept)  # whatever it was: the pool keeps it only if the session was reset
             raise
-        except BaseException:
+        except BaseException:  # no error of the server's: nobody knows where in the session it struck
             transport.close()
             raise
         self._pool.give_back(self._key, kept)

@@ -62,6 +62,6 @@ def connection_errors(endpoint: Endpoint, close: Callable[[], None]) -> Iterator
         if isinstance(error, TimeoutError):
             raise ConnectionFailed(f"{endpoint.where} did not answer within {endpoint.timeout:g} s.") from error
         raise ConnectionFailed(f"The connection to {endpoint.where} was lost.") from error
-    except BaseException:
+    except BaseException:  # a time limit too, which may strike anywhere: nothing stays open
         close()
         raise

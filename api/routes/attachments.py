@@ -79,7 +79,7 @@ def _kept(source: IO[bytes], directory: Path) -> Iterator[Path]:
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as target:
             shutil.copyfileobj(source, target)
         yield path
-    except BaseException:
+    except BaseException:  # a request that is cancelled leaves no file either
         path.unlink(missing_ok=True)
         raise
 
