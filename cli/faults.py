@@ -35,7 +35,7 @@ def faults(
 ) -> None:
     """Break brokers, workers, the database and the network under load, and audit that nothing accepted was lost."""
     from tests.faults.campaign import campaign
-    from tests.faults.scenarios import BY_NAME, KNOWN_FAILURES, SCENARIOS
+    from tests.faults.scenarios import BY_NAME, SCENARIOS
     from tests.faults.trial import Report, Size
     from tests.servers.process import MissingServerError
 
@@ -48,18 +48,14 @@ def faults(
         raise NotFoundError(f"There is no scenario named {unknown[0]}; --list names them all.")
 
     def tell(report: Report) -> None:
-        known = KNOWN_FAILURES.get(report.scenario) if not report.ok else None
-        if as_json:
-            print(json.dumps({**report.facts(), "known": known}), flush=True)
-        else:
-            print(report.line() + (f"\n       KNOWN {known}" if known else ""), flush=True)
+        print(json.dumps(report.facts()) if as_json else report.line(), flush=True)
 
     chosen = [BY_NAME[name] for name in scenario or BY_NAME]
     try:
         reports = campaign(chosen, Size(tasks, rate, scale, patience), seed, rounds, tell)
     except MissingServerError as error:
         raise FaultsError(f"{error}; ./manage.py test --install installs what is missing.") from None
-    failed = sorted({report.scenario for report in reports if not report.ok} - KNOWN_FAILURES.keys())
+    failed = sorted({report.scenario for report in reports if not report.ok})
     accepted = sum(report.accepted for report in reports)
     print(f"{accepted} runs accepted in {len(reports)} trials, {len(failed)} scenarios failed", file=sys.stderr)
     if failed:

@@ -120,27 +120,22 @@ class EmailClients(Repository):
 
     def imap_login(self, client: EmailClient) -> Login:
         """Raises InvalidInputError when the account has no IMAP server."""
-        if not client.imap_host:
-            raise InvalidInputError("This e-mail client has no IMAP server; set imap_host.")
-        password = self._secret(client, "imap_password")
-        username, token = client.imap_username or client.email, self._token(client)
-        return Login(client.imap_host, client.imap_port or 993, client.imap_security or "tls", username, password, token)
+        return self._login(client, "imap", 993, "tls", client.imap_username or client.email)
 
     def pop3_login(self, client: EmailClient) -> Login:
         """Raises InvalidInputError when the account has no POP3 server."""
-        if not client.pop3_host:
-            raise InvalidInputError("This e-mail client has no POP3 server; set pop3_host.")
-        password = self._secret(client, "pop3_password")
-        username, token = client.pop3_username or client.email, self._token(client)
-        return Login(client.pop3_host, client.pop3_port or 995, client.pop3_security or "tls", username, password, token)
+        return self._login(client, "pop3", 995, "tls", client.pop3_username or client.email)
 
     def smtp_login(self, client: EmailClient) -> Login:
-        """Raises InvalidInputError when the account has no SMTP server."""
-        if not client.smtp_host:
-            raise InvalidInputError("This e-mail client has no SMTP server; set smtp_host.")
-        password, token = self._secret(client, "smtp_password"), self._token(client)
-        username = client.smtp_username or (client.email if token is not None else None)
-        return Login(client.smtp_host, client.smtp_port or 587, client.smtp_security or "starttls", username, password, token)
+        """Raises InvalidInputError when the account has no SMTP server. Without a user name it sends without a login, unless by a token."""
+        return self._login(client, "smtp", 587, "starttls", client.smtp_username or (client.email if client.oauth_token_url else None))
+
+    def _login(self, client: EmailClient, protocol: str, port: int, security: str, username: str | None) -> Login:
+        host, given_port, given_security = (getattr(client, f"{protocol}_{what}") for what in ("host", "port", "security"))
+        if not host:
+            raise InvalidInputError(f"This e-mail client has no {protocol.upper()} server; set {protocol}_host.")
+        password = self._secret(client, f"{protocol}_password")
+        return Login(host, given_port or port, given_security or security, username, password, self._token(client))
 
     def stale_grant(self, client: EmailClient) -> Grant | None:
         """What to ask for a fresh access token with; None when the account takes none, or has one that is good for a while."""

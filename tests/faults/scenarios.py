@@ -370,5 +370,3 @@ SCENARIOS = (
     Scenario("pair", "Two of these at once, by chance.", pair, EVERYTHING),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
-KNOWN_FAILURES: dict[str, str] = {}
-"""Scenarios that show a bug which somebody is mending, and which."""

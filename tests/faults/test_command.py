@@ -61,16 +61,6 @@ def test_everything_unless_told_and_a_failure_is_exit_code_one(
     assert "the books do not balance after: queues-purged" in said.err
 
 
-def test_a_known_failure_is_shown_and_fails_nothing(
-    tried: Tried, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(scenarios.KNOWN_FAILURES, "queues-purged", "somebody is at it")
-    assert invoke("-s", "queues-purged", monkeypatch=monkeypatch) == 0
-    said = capsys.readouterr().out
-    assert "PROBLEM 1 accepted and not in the record: x" in said
-    assert "KNOWN somebody is at it" in said
-
-
 def test_a_name_that_is_none_is_refused(tried: Tried, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke("-s", "earthquake", monkeypatch=monkeypatch) == command_line.NOT_FOUND
     assert "There is no scenario named earthquake" in capsys.readouterr().err
@@ -96,4 +86,3 @@ def test_a_missing_server_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_the_table_is_in_order() -> None:
     names = [each.name for each in scenarios.SCENARIOS]
     assert len(set(names)) == len(names)
-    assert scenarios.KNOWN_FAILURES.keys() <= set(names)

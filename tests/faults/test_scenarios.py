@@ -8,7 +8,7 @@ import pytest
 
 from tests.acceptance.installation import tell
 from tests.faults.campaign import attempt
-from tests.faults.scenarios import KNOWN_FAILURES, SCENARIOS, Scenario
+from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.trial import Report, Size
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -18,8 +18,7 @@ SEED = 1
 
 def parameter(scenario: Scenario) -> object:
     trial = pytest.mark.trial(scenario.name, partial(attempt, scenario=scenario, size=SIZE, seed=SEED))
-    reason = KNOWN_FAILURES.get(scenario.name)
-    return pytest.param(id=scenario.name, marks=[trial, *([pytest.mark.xfail(reason=reason, strict=False)] if reason else [])])
+    return pytest.param(id=scenario.name, marks=trial)
 
 
 @pytest.mark.parametrize((), [parameter(each) for each in SCENARIOS])
