@@ -16,6 +16,7 @@ from brokers.consumer import Delivery, Rejection, Settlement, Verdict, settle_al
 from brokers.message import Envelope, MessageEncoder, MessageRejectedError
 from core.errors import UnavailableError
 from core.logging import get_logger
+from runs.doubts import Doubts
 from runs.held import HeldRuns
 from runs.hooks import RecorderHooks, Wake
 from runs.message import RunMessage
@@ -34,7 +35,6 @@ LOOK_SECONDS = 0.05  # a recorder that has run dry looks for held runs, but not 
 OTHER_WAY_EVERY = 4
 """Every so many turns the less urgent of messages and held runs goes first, so that neither ever starves."""
 LEAVING_SECONDS = 1.0  # how much longer a process may live that has handed back its runs
-DOUBT_SECONDS, OWN_SECONDS = 120.0, 3.0  # so long and so often claims of a turn without answer are looked for: they may come late
 
 
 class Recorder(threading.Thread):
@@ -55,8 +55,7 @@ class Recorder(threading.Thread):
         self._waiting = WaitingMessages()
         self._held: dict[str, RunMessage] = {}  # claimed; until the outcome is committed
         self._abandoned: set[str] = set()
-        self._in_doubt: set[str] = set()  # claims that may have been committed although nobody answered
-        self._doubts_until = self._doubted_at = 0.0  # a turn got no answer: it may have claimed runs that nobody knows of
+        self._doubts = Doubts()
         self._unwritten: list[RunMessage] = []  # finished; outcome not committed yet
         self._claiming = True
         self._stopping = threading.Event()
@@ -160,14 +159,14 @@ class Recorder(threading.Thread):
             except Exception as error:
                 log.warning("record_unreachable", error=type(error).__name__, unwritten=len(self._unwritten))
                 self._lanes.start_over()
-                self._doubts_until = time.monotonic() + DOUBT_SECONDS
+                self._doubts.begin()
                 time.sleep(BROKEN_SECONDS)
         settle_all(told(self.runs(), Verdict.ACK))  # whatever becomes of them, no message is needed for it
 
     def turn(self) -> None:
         """One round trip: outcomes and claims, then their consequences."""
         self._gather()
-        if self._doubts_until and time.monotonic() - self._doubted_at > OWN_SECONDS:
+        if self._doubts.are_due():
             self._take_back_own()
         if not self._claiming or self.is_alone:
             self._return_waiting()
@@ -194,15 +193,15 @@ class Recorder(threading.Thread):
         tenants = {run_id: message.envelope.tenant_id for run_id, message in wanted.items()}
         outcomes = [message.outcome for message in done if message.outcome is not None]
         try:
-            written, claimed = self._record.turn(self.worker_id, outcomes, tenants, self._in_doubt & wanted.keys(), lanes)
+            written, claimed = self._record.turn(self.worker_id, outcomes, tenants, self._doubts.run_ids & wanted.keys(), lanes)
         except Exception as error:
-            self._in_doubt.update(wanted)  # that commit may have happened
+            self._doubts.claimed(wanted)  # that commit may have happened
             for message in wanted.values():
                 self._waiting.add(message)
             if isinstance(error, RecordRefusedError):
                 self._isolate(done)
             raise
-        self._in_doubt.difference_update(wanted)
+        self._doubts.settled(wanted)
         if lanes:
             self._lanes.took(lanes, [claim for run_id, claim in claimed.items() if run_id not in wanted])
         for outcome in outcomes:
@@ -214,11 +213,8 @@ class Recorder(threading.Thread):
         """Runs that the record says are this worker's and that it does not hold: claimed by a turn that got no answer."""
         for run_id, tenant_id, task, queue_name in self._record.own(self.worker_id):
             if run_id not in self._held:
-                self._in_doubt.add(run_id)
+                self._doubts.claimed([run_id])
                 self._waiting.add(RunMessage(Envelope(run_id, task, queue_name, tenant_id), None))  # if it is here already, a duplicate
-        self._doubted_at = time.monotonic()
-        if self._doubted_at > self._doubts_until:
-            self._doubts_until = 0.0
 
     def _isolate(self, done: list[RunMessage]) -> None:
         """The database refuses what one of these would write. That one fails with a reason; the others are not held up by it."""

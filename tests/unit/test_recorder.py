@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -153,7 +152,7 @@ def test_a_claim_without_answer_is_found_although_its_message_was_given_back(rec
     recording.recorder._return_waiting()  # as a process does whose threads are busy
     assert recording.verdicts == [Verdict.REQUEUE]
     recording.away = None
-    recording.recorder._doubts_until = time.monotonic() + 60
+    recording.recorder._doubts.begin()
     recording.recorder.turn()
     recording.recorder.turn()
     (message,) = recording.started
