@@ -426,6 +426,7 @@ def data_of(event: str) -> dict[str, str]:
 
 def test_the_stream_sends_what_changed_and_only_that(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(events, "REST_FACTOR", 0)
     monkeypatch.setattr(words, "waited", lambda _run: "–")
     added: list[str] = []
 
@@ -459,6 +460,7 @@ def test_viewers_of_the_same_share_one_look(world: World, monkeypatch: pytest.Mo
 
 def test_the_stream_survives_the_database_and_ends_with_the_session(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(events, "REST_FACTOR", 0)
     monkeypatch.setattr(live, "SESSION_SECONDS", 0.0)
     monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.05)
 
