@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -84,7 +86,13 @@ STATIC_STEPS = (  # the slowest first: two run at a time
     Step("ruff format", tool("ruff", "format", "--check", ".")),
     Step("import-linter", tool("lint-imports")),
 )
-UNIT_TESTS = Step("unit tests", pytest_command("-q", "tests/unit"))
+BOTH_CORES = ("-n", "2", "--dist", "loadfile")
+UNIT_TESTS = Step("unit tests", pytest_command("-q", *BOTH_CORES, "tests/unit"))
+WHOLE = (  # the parts of a whole run, one after the other
+    (*BOTH_CORES, "tests/unit", "tests/conformance", "tests/integration"),
+    ("tests/acceptance", "tests/faults"),  # each of these starts many processes: nothing else runs beside them
+)
+COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 
 
 def register(app: typer.Typer) -> None:
@@ -110,10 +118,10 @@ def run_tests(context: typer.Context, install: InstallOption = False) -> None:
         run_steps(STATIC_STEPS)
     measured = install and not chosen
     with coverage_started(wanted=measured):
-        closing_line = run_pytest([*(["--require-all"] if install else []), *chosen])
+        closing_lines = run_pytest([[*(["--require-all"] if install else []), *part] for part in ([chosen] if chosen else WHOLE)])
     if measured:
         judge(line_coverage())
-        say(closing_line)
+        say(summed(closing_lines))
 
 
 def lock() -> None:
@@ -174,8 +182,19 @@ def report(step: Step, seconds: float, output: str | None) -> None:
         say(output.rstrip())
 
 
-def run_pytest(args: Sequence[str]) -> str:
-    """Run pytest with its output passed on; its closing line, without the frame."""
+def run_pytest(parts: Sequence[Sequence[str]]) -> list[str]:
+    """Run pytest once for each part, the last also when the first fails. Returns their closing lines, without the frame."""
+    done = [pytest_part(part) for part in parts]
+    for code, closing in done:
+        if code < 0:
+            raise QualityError(f"pytest was ended by signal {-code}")
+        if code:
+            raise QualityError(f"pytest: {closing}")
+    return [closing for _, closing in done]
+
+
+def pytest_part(args: Sequence[str]) -> tuple[int, str]:
+    """Exit code and closing line of one pytest, whose output is passed on."""
     closing = ""
     command = pytest_command(*args)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:  # noqa: S603
@@ -183,11 +202,15 @@ def run_pytest(args: Sequence[str]) -> str:
         for line in process.stdout:
             closing = line.strip(" =\n") or closing
             say(line.rstrip("\n"))
-    if process.returncode < 0:
-        raise QualityError(f"pytest was ended by signal {-process.returncode}")
-    if process.returncode:
-        raise QualityError(f"pytest: {closing}")
-    return closing
+    return process.returncode, closing
+
+
+def summed(closing_lines: Sequence[str]) -> str:
+    """What pytest said of several parts, as if it had been one."""
+    counts = Counter({"passed": 0, "failed": 0})
+    for number, word in COUNT.findall(" ".join(closing_lines)):
+        counts["errors" if word == "error" else word] += int(number)
+    return ", ".join(f"{number} {word}" for word, number in counts.items())
 
 
 @contextmanager

@@ -23,6 +23,8 @@ from types import TracebackType
 from typing import ClassVar, Protocol, Self, TypeVar
 
 FIRST_PORT, LAST_PORT = 20_000, 32_000  # below Linux's ephemeral range, so that no outgoing connection takes one
+LANE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw3").removeprefix("gw")) % 4
+"""Test processes side by side pick from ports of their own: between finding a free one and taking it another could."""
 _given: set[int] = set()
 
 
@@ -37,7 +39,7 @@ class ServerStartError(Exception):
 def free_port() -> int:
     """A loopback TCP port that nobody listens on and that this process has not handed out before."""
     while True:
-        port = random.randint(FIRST_PORT, LAST_PORT)
+        port = random.randint(FIRST_PORT, LAST_PORT) // 4 * 4 + LANE
         if port in _given:
             continue
         with socket.socket() as probe:

@@ -96,7 +96,7 @@ def test_a_failing_test_run_is_one_sentence(
 def test_a_killed_test_run_says_so(calls: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "pytest_command", lambda *args: python("import os; os.kill(os.getpid(), 9)"))
     with pytest.raises(QualityError, match="ended by signal 9"):
-        quality.run_pytest([])
+        quality.run_pytest([[]])
 
 
 def test_a_full_run_installs_checks_measures_and_ends_with_pytests_line(
@@ -110,8 +110,30 @@ def test_a_full_run_installs_checks_measures_and_ends_with_pytests_line(
     assert invoke("test", "--install", monkeypatch=monkeypatch) == 0
     said = capsys.readouterr().out.splitlines()
     assert calls[0] == ["install"]
-    assert "pyproject.toml ['--require-all']" in said
-    assert said[-1] == "5 passed in 2s"
+    alongside, alone = (line for line in said if line.startswith("pyproject.toml"))
+    assert "'--require-all', '-n', '2'" in alongside
+    assert alone == "pyproject.toml ['--require-all', 'tests/acceptance', 'tests/faults']"
+    assert said[-1] == "10 passed, 0 failed"
+
+
+def test_every_folder_of_tests_belongs_to_one_part_of_a_whole_run() -> None:
+    folders = [word for part in quality.WHOLE for word in part if word.startswith("tests/")]
+    assert sorted(folders) == sorted(f"tests/{path.name}" for path in (quality.ROOT / "tests").iterdir() if any(path.glob("test_*.py")))
+
+
+def test_a_failure_of_the_first_part_hides_no_other(
+    calls: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "import sys; bad = 'tests/unit' in sys.argv; print('= 1 failed in 1s =' if bad else '= 4 passed in 1s ='); raise SystemExit(bad)"
+    monkeypatch.setattr(quality, "pytest_command", lambda *args: (*python(code), *args))
+    assert invoke("test", monkeypatch=monkeypatch) == 1
+    output = capsys.readouterr()
+    assert "4 passed" in output.out
+    assert output.err == "manage.py: pytest: 1 failed in 1s\n"
+
+
+def test_the_parts_are_summed_for_the_closing_line() -> None:
+    assert quality.summed(["3 passed in 1s", "1 failed, 2 passed, 1 skipped, 2 errors in 4s"]) == "5 passed, 1 failed, 1 skipped, 2 errors"
 
 
 def test_coverage_is_summed_by_package_and_judged(capsys: pytest.CaptureFixture[str]) -> None:
