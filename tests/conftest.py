@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NoReturn, TypeVar
 
 import pytest
+import structlog
 
 from tests.servers.dovecot import Dovecot
 from tests.servers.postgres import Postgres
@@ -59,6 +61,18 @@ def running(config: pytest.Config, kind: type[S]) -> Iterator[S]:
         server = prepared(config, stack, kind)
         server.start()
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test configures ends with it: a logger that caches its configuration would keep it for all tests that follow."""
+    configure, before, root = structlog.configure, structlog.get_config(), logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    monkeypatch.setattr(structlog, "configure", lambda **given: configure(**{**given, "cache_logger_on_first_use": False}))
+    yield
+    configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -216,7 +216,7 @@ class Record:
         with self.session() as session:
             return session.scalar(select(func.count()).select_from(model)) or 0
 
-    def wait_for(self, run_id: str, *states: str, timeout: float = 15.0) -> TaskRun:
+    def wait_for(self, run_id: str, *states: str, timeout: float = 40.0) -> TaskRun:
         """The run once it is in one of the states; any final one by default."""
         wanted = states or ("SUCCESS", "FAILURE", "REVOKED")
         wait_until(lambda: self.run(run_id).state in wanted, timeout, lambda: f"{self.run(run_id).state} is none of {wanted}")
@@ -224,7 +224,7 @@ class Record:
 
 
 def wait_until(
-    condition: Callable[[], object], timeout: float = 10.0, why: Callable[[], str] = lambda: "it never came", *, fail: bool = True
+    condition: Callable[[], object], timeout: float = 30.0, why: Callable[[], str] = lambda: "it never came", *, fail: bool = True
 ) -> None:
     """Looks every few milliseconds; an AssertionError when the time is over."""
     deadline = time.monotonic() + timeout
@@ -242,7 +242,7 @@ def together(*actions: Callable[[], T]) -> list[T]:
     errors: list[BaseException] = []
 
     def act(number: int, action: Callable[[], T]) -> None:
-        barrier.wait(10)
+        barrier.wait(30)
         try:
             results[number] = action()
         except BaseException as error:

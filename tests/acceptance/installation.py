@@ -56,7 +56,7 @@ def clean_environment(**settings: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT)} | settings
 
 
-def eventually(holds: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+def eventually(holds: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
     """The first true answer of `holds`. Raises AssertionError naming `what` when there is none in time."""
     deadline = time.monotonic() + timeout
     while not (answer := holds()):
@@ -81,7 +81,7 @@ class Program(Process):
         """A signal to the process alone, as a service manager or Ctrl-C sends it."""
         os.kill(self.pid, number)
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """The exit code. Raises AssertionError with its output when it does not end in time."""
         try:
             return self._process.wait(timeout)
@@ -142,7 +142,7 @@ class Tenant:
 
         return dict(eventually(look, f"the end of {run_id}", timeout))
 
-    def in_state(self, run_id: str, state: str, timeout: float = 20.0) -> dict[str, Any]:
+    def in_state(self, run_id: str, state: str, timeout: float = 60.0) -> dict[str, Any]:
         """Wait until the run is in a state."""
         return dict(eventually(lambda: (run := self.status(run_id))["state"] == state and run, f"{run_id} {state}", timeout))
 
@@ -205,7 +205,7 @@ class Installation:
         return self._with_key("", self.command("key", "create", "--admin").stdout.strip())
 
     def _with_key(self, tenant_id: str, key: str) -> Tenant:
-        client = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=15)
+        client = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
         self._clients.append(client)
         return Tenant(tenant_id, key, client)
 
@@ -302,6 +302,6 @@ def processes_that_know(text: str) -> list[int]:
     return found
 
 
-def gone(pids: Sequence[int], timeout: float = 10.0) -> bool:
+def gone(pids: Sequence[int], timeout: float = 30.0) -> bool:
     """Whether all of the processes end in time."""
     return wait_until_gone(pids, timeout) == []

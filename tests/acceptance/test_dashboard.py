@@ -75,7 +75,7 @@ def address(world: World) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}/"
     world.app.state.stopping.set()
     server.should_exit = True
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
 
 

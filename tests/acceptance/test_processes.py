@@ -35,9 +35,9 @@ def test_sigterm_ends_the_workers_in_seconds_with_exit_code_0(spare_worker: Prog
     assert len(tree) == 3
     began = time.monotonic()
     spare_worker.send(signal.SIGTERM)
-    assert spare_worker.wait(15) == 0
+    assert spare_worker.wait(60) == 0
     tell(f"SIGTERM to the end of all: {time.monotonic() - began:.1f} s")
-    assert gone(tree, timeout=0.5)
+    assert gone(tree, timeout=15)
     assert len(spare_worker.lines("worker_stopped")) == 2
     own = [line["worker"] for line in spare_worker.lines("worker_stopped")]
     assert mailroom.installation.query("SELECT id FROM workers WHERE id = ANY(%s)", own) == []
@@ -47,8 +47,8 @@ def test_ctrl_c_is_sigterm(mailroom: Mailroom) -> None:
     worker = mailroom.installation.start_worker()
     tree = worker.tree()
     worker.send(signal.SIGINT)
-    assert worker.wait(15) == 0
-    assert gone(tree, timeout=0.5)
+    assert worker.wait(60) == 0
+    assert gone(tree, timeout=15)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -63,9 +63,9 @@ def test_the_api_publishes_what_it_accepted_last_before_it_ends(mailroom: Mailro
     eventually(lambda: _answers(acme.http, f"http://127.0.0.1:{port}"), "the other API answers")
     run_id = acme.http.post(f"http://127.0.0.1:{port}/api/email/send", json=body).json()["taskId"]
     api.send(number)
-    assert api.wait(15) == 0
+    assert api.wait(60) == 0
     assert "Traceback" not in api.output()
-    assert acme.ended(run_id, timeout=10)["state"] == "SUCCESS"
+    assert acme.ended(run_id, timeout=60)["state"] == "SUCCESS"
 
 
 def test_a_killed_supervisor_leaves_no_orphan(spare_worker: Program) -> None:
@@ -95,7 +95,7 @@ def test_a_killed_worker_is_replaced_and_its_runs_are_rescued(mailroom: Mailroom
         eventually(lambda: len(set(mailroom.worker.children()) - {victim, neighbour}) == 1, "the child is replaced", 5)
         assert is_alive(neighbour)
         proxy.release()
-        run = acme.ended(run_id, timeout=40)
+        run = acme.ended(run_id, timeout=60)
         tell(f"rescued and done after {time.monotonic() - began:.1f} s")
         assert run["state"] == "SUCCESS"
         assert [attempt["state"] for attempt in run["attempts"]] == ["RETRY", "SUCCESS"]
@@ -174,8 +174,8 @@ def test_up_runs_everything_and_stops_everything(
         tree = process_tree(program.pid)
         assert len(tree) == 5
         program.send(signal.SIGTERM)
-        assert program.wait(20) == 0
-        assert gone(tree, timeout=0.5)
+        assert program.wait(60) == 0
+        assert gone(tree, timeout=15)
     finally:
         everything.stop()
         postgres.drop_database("up")

@@ -46,7 +46,7 @@ def test_dramatiq_s_own_command_executes_runs(installation: Installation, smtp_s
     assert [attempt["worker"] for attempt in run["attempts"]] != [None]
     tree = worker.tree()
     worker.send(signal.SIGTERM)
-    assert worker.wait(20) == 0
+    assert worker.wait(60) == 0
     assert gone(tree, 2)
     assert installation.query("SELECT id FROM workers") == []
 
@@ -64,7 +64,7 @@ def test_any_number_of_schedulers_make_a_tick_one_run(scheduled: Installation) -
     own.says("scheduler_started")
     eventually(lambda: scheduled.query("SELECT 1 FROM schedules WHERE task = 'periodic_sync'"), "the schedules are declared")
     own.send(signal.SIGTERM)
-    assert own.wait(10) == 0
+    assert own.wait(60) == 0
     scheduled.query("UPDATE schedules SET checked_until = checked_until - interval '11 minutes' WHERE task = 'periodic_sync'")
     before = datetime.now(UTC)
 
@@ -88,8 +88,8 @@ def test_any_number_of_schedulers_make_a_tick_one_run(scheduled: Installation) -
     for program in programs:
         assert program.running
         program.send(signal.SIGTERM)
-    assert [program.wait(10) for program in programs[:3]] == [0, 0, 0]
-    programs[3].wait(10)
+    assert [program.wait(60) for program in programs[:3]] == [0, 0, 0]
+    programs[3].wait(60)
 
 
 def runs_of(installation: Installation, task: str) -> int:

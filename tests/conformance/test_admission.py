@@ -170,10 +170,10 @@ def test_a_place_that_becomes_free_is_taken_long_before_the_relay_looks(world: W
     world.start_worker(relay=False)
     world.wait_for(world.enqueue(world.toys.add, x=0))
     before = time.monotonic()
-    ids = many(world, 10)
+    ids = many(world, 20)
     for run_id in ids:
         world.wait_for(run_id)
-    assert time.monotonic() - before < 6.0  # a second each, if nobody woke it
+    assert time.monotonic() - before < 12.0  # a second each, if nobody woke it
 
 
 def test_what_is_blocked_by_its_host_does_not_block_others_behind_it(world: World, mails: Mails) -> None:

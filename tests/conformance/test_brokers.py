@@ -26,7 +26,7 @@ MESSAGES = [Outgoing("toys", f"body {number}".encode()) for number in range(3)]
 def rabbit_publisher(rabbitmq: RabbitMq) -> Iterator[RabbitPublisher]:
     publisher = RabbitPublisher(rabbitmq.url)
     publisher.start()
-    assert publisher.ready.wait(10)
+    assert publisher.ready.wait(30)
     yield publisher
     publisher.stop()
     with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:

@@ -65,7 +65,7 @@ def test_past_its_hard_limit_a_run_is_marked_and_its_process_retires(running: Wo
     run_id = running.enqueue(running.toys.hold)
     running.wait_for(run_id, "STARTED")
     running.set_run(run_id, started_at=now() - timedelta(seconds=601))
-    wait_until(lambda: graces, 5)
+    wait_until(lambda: graces)
     assert graces == [OVERRUN_GRACE_SECONDS]
     assert running.run(run_id).ending == Ending.HARD_LIMIT
     assert running.broker.recorder.has_abandoned
@@ -95,7 +95,7 @@ def test_a_process_is_replaced_after_so_many_runs(running: World) -> None:
     running.broker.life._last_run = 3
     ids = [running.enqueue(running.toys.add, x=number) for number in range(3)]
     assert {running.wait_for(run_id).state for run_id in ids} == {"SUCCESS"}
-    wait_until(lambda: graces, 5)
+    wait_until(lambda: graces)
     assert graces == [None]
     late = running.enqueue(running.toys.add, x=9)
     running.stop_worker()

@@ -189,6 +189,6 @@ def test_a_server_that_stops_answering_ends_in_a_time_out(account: Account) -> N
             before = time.monotonic()
             with pytest.raises(ConnectionFailed, match="did not answer"):
                 mailbox.list_folders()
-            assert time.monotonic() - before < 5
+            assert time.monotonic() - before < 20
         finally:
             os.kill(pid, signal.SIGCONT)

@@ -62,7 +62,7 @@ def server_directory(name: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def wait_until_gone(pids: Sequence[int], timeout: float = 10.0) -> list[int]:
+def wait_until_gone(pids: Sequence[int], timeout: float = 30.0) -> list[int]:
     """Wait until none of the processes is alive; answer those that still are."""
     deadline = time.monotonic() + timeout
     while (left := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < deadline:

@@ -97,7 +97,7 @@ class SmtpSink:
         self.refuse_data, self.drop_before_dot, self.drop_after_dot, self.delay, self.attempts = None, False, False, 0.0, 0
         self.drop_share, self.drops = 0.0, 0
 
-    def wait_for(self, count: int, timeout: float = 10.0) -> list[Received]:
+    def wait_for(self, count: int, timeout: float = 30.0) -> list[Received]:
         """Wait until at least `count` messages were kept; answer all of them."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.received) >= count, timeout):

@@ -47,7 +47,7 @@ class ScriptedServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes an accept that nobody answered
         self._listener.close()
-        self._thread.join(5)
+        self._thread.join(30)
         if error is None:
             assert self.surprise is None, f"not in the script: {self.surprise!r}"
 

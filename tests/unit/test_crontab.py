@@ -100,7 +100,7 @@ def test_the_loop_waits_for_the_database_fires_and_stops(house: House, monkeypat
     thread.start()
     wait_until(lambda: house.count(TaskRun) == 1)
     scheduler.stop()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     with house.session() as session:
         assert list(Schedules(session).last_ticks()) == ["tick"]

@@ -19,8 +19,8 @@ def spin(seconds: float) -> None:
 def test_a_block_that_takes_too_long_is_interrupted() -> None:
     began = time.monotonic()
     with pytest.raises(SoftTimeLimitExceeded), Watch().soft_limit(0.05):
-        spin(5)
-    assert 0.05 <= time.monotonic() - began < 1
+        spin(30)
+    assert 0.05 <= time.monotonic() - began < 15
 
 
 def test_a_block_that_ends_in_time_is_not() -> None:
@@ -45,7 +45,7 @@ def test_deadlines_fire_in_their_own_order_each_in_its_thread() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(5)
+        thread.join(30)
     assert ended == ["early", "middle", "late"]
 
 

@@ -38,7 +38,7 @@ class Sink(StubBroker):
         self.closed = 0
 
     def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
-        self.gate.wait(5)
+        self.gate.wait(30)
         self.batches.append(len(messages))
         if self.breaks:
             raise RuntimeError("a bug in the sink")
@@ -92,7 +92,7 @@ def test_publishing_never_blocks(publishing: Publishing) -> None:
     publishing.sink.gate.clear()
     began = time.monotonic()
     publishing.publisher.publish([envelope() for _ in range(100)])
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 15
     assert publishing.publisher.flush(0.05) is False
 
 
@@ -139,14 +139,14 @@ def test_a_broker_that_opens_slowly_keeps_no_caller_waiting() -> None:
     sink, opened = Sink(), threading.Event()
 
     def open_slowly() -> Sink:
-        opened.wait(5)
+        opened.wait(30)
         return sink
 
     publisher = Publisher(ENCODER, open_slowly, lambda _run_ids: None)
     began = time.monotonic()
     for _ in range(3):
         publisher.publish([envelope()])
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 15
     opened.set()
     assert publisher.flush()
     assert sink.published == 3

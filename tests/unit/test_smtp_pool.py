@@ -212,7 +212,7 @@ def test_a_refused_token_is_answered_and_named() -> None:
     steps = [("", b"220 hi\r\n"), ("EHLO", b"250-hi\r\n250 AUTH XOAUTH2\r\n"), ("AUTH", b"334 e30=\r\n"), ("^\r\n", b"535 5.7.8 no\r\n")]
     with ScriptedServer(*steps) as server:
         transport = SmtpTransport(
-            Endpoint("127.0.0.1", server.port, Security.PLAIN, "jo", token=Secret("t0k"), allow_private=True, timeout=2)
+            Endpoint("127.0.0.1", server.port, Security.PLAIN, "jo", token=Secret("t0k"), allow_private=True, timeout=20)
         )
         with pytest.raises(AuthenticationRefused) as caught:
             transport.__enter__()
@@ -264,7 +264,7 @@ def test_accounts_tenants_and_credentials_never_share_one(server: LineServer, po
 
 
 def test_a_connection_is_lent_to_one_thread_at_a_time(server: LineServer, pool: SmtpPool) -> None:
-    barrier = threading.Barrier(4, timeout=5)
+    barrier = threading.Barrier(4, timeout=30)
 
     def together() -> None:
         barrier.wait()
@@ -277,7 +277,7 @@ def test_a_connection_is_lent_to_one_thread_at_a_time(server: LineServer, pool: 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
     assert len(server.bodies) == 12
     assert len(server.connections) == 4
 
