@@ -24,7 +24,7 @@ def logged_in(*capabilities: str) -> list[tuple[str, bytes]]:
 def endpoint_at(server: ScriptedServer, **changes: object) -> Endpoint:
     settings: dict[str, object] = {
         "host": server.host, "port": server.port, "security": Security.PLAIN, "username": "jo", "secret": Secret("hunter2"),
-        "allow_private": True, "timeout": 2,
+        "allow_private": True, "timeout": 20,
     }  # fmt: skip
     return Endpoint(**(settings | changes))  # type: ignore[arg-type]
 
