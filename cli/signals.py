@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 import signal
 
+from runs.inbox import Inbox
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -12,11 +14,11 @@ class Told:
     """Like threading.Event, but `set` may be called from a signal handler.
 
     An Event's lock is not reentrant: a handler that runs while its own thread is just inside `wait` would wait for ever.
-    SimpleQueue.put is documented to be.
+    An Inbox has none.
     """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._queue: Inbox[None] = Inbox()
 
     def set(self) -> None:
         """From now on, whoever waits goes on."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dramatiq.broker import Consumer, MessageProxy
 
+from runs.inbox import Inbox
 from runs.message import RunMessage
 from runs.retry import handed_back
 
@@ -50,7 +50,7 @@ class QueueConsumer(Consumer):
             self.ack(message)
 
 
-class WorkQueue(queue.SimpleQueue[Any]):
+class WorkQueue(Inbox[Any]):
     """Claimed runs on their way to a thread, in the recorder's order. The rest is what Worker.join and stop expect."""
 
     unfinished_tasks = 0

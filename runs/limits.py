@@ -18,6 +18,7 @@ import time
 
 from core.errors import TransientError
 from runs.current import RunRevoked
+from runs.inbox import Inbox
 
 RunKey = tuple[str, int]
 """A run's id and its fence."""
@@ -91,7 +92,7 @@ class Watch:
         # A plain lock, and nothing but C inside its blocks: an exception that arrives between a Condition's lock and the block it
         # guards would leave it locked for ever.
         self._lock = threading.Lock()
-        self._earlier: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the thread
+        self._earlier: Inbox[None] = Inbox()  # wakes the thread
         self._running: dict[int, _Deadline] = {}
         self._looks_at = math.inf  # when the thread looks again
         self._has_thread = False

@@ -19,6 +19,7 @@ from core.logging import get_logger
 from runs.doubts import Doubts
 from runs.held import HeldRuns
 from runs.hooks import RecorderHooks, Wake
+from runs.inbox import Inbox
 from runs.message import RunMessage
 from runs.retry import ResultError, failed, handed_back
 from runs.solitude import Solitude
@@ -51,7 +52,7 @@ class Recorder(threading.Thread):
         self._hooks = hooks
         self._limit = threads + claim_ahead
         self._is_consuming = True
-        self._inbox: queue.SimpleQueue[RunMessage | Wake] = queue.SimpleQueue()
+        self._inbox: Inbox[RunMessage | Wake] = Inbox()
         self._waiting = WaitingMessages()
         self._held: dict[str, RunMessage] = {}  # claimed; until the outcome is committed
         self._abandoned: set[str] = set()

@@ -17,6 +17,7 @@ from brokers.message import Envelope
 from brokers.queues import policy_of
 from core.logging import get_logger
 from runs.admission import Admission
+from runs.inbox import Inbox
 from runs.process_key import is_gone
 from runs.releases import Releases
 from runs.retry import lost
@@ -238,7 +239,7 @@ class Housekeeper(threading.Thread):
         super().__init__(name="housekeeper", daemon=True)
         now = time.monotonic()
         self._due = [(now + every, chore, every) for chore, every in chores]
-        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._calls: Inbox[bool] = Inbox()
 
     def run(self) -> None:
         """Until stopped."""
