@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import dramatiq
 from sqlalchemy import Connection, Engine
 
 from brokers.message import Envelope
@@ -21,6 +22,7 @@ from runs.inbox import Inbox
 from runs.process_key import is_gone
 from runs.releases import Releases
 from runs.retry import lost
+from runs.task import Task
 from storage import dispatch, lives
 from storage.dispatch import Lookout, Publishable, ToDo
 from storage.engine import relay_connection
@@ -224,7 +226,9 @@ class Relay:
 
 
 def _what_becomes(run: LostRun) -> Outcome:
-    return lost(run, policy_of(run.message.queue).base_backoff)
+    """By the policy of its task, and by its queue's where this process does not know the task."""
+    known = dramatiq.get_broker().actors.get(run.message.task)
+    return lost(run, known.base_backoff if isinstance(known, Task) else policy_of(run.message.queue).base_backoff)
 
 
 def envelope_of(run: Publishable) -> Envelope:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import dramatiq
 import pytest
 from sqlalchemy.exc import OperationalError
 
@@ -15,12 +16,17 @@ from brokers.message import Envelope, MessageEncoder
 from brokers.stub import StubBroker, StubConsumer
 from core.clock import now
 from core.errors import UnavailableError
+from core.ids import new_id
 from runs.hooks import RecorderHooks
 from runs.message import RunMessage
 from runs.recorder import Recorder
+from runs.relay import _what_becomes
 from runs.retry import succeeded
+from storage.dispatch import Publishable
+from storage.lives import LostRun
 from storage.outcomes import Claim, HeldLane, Outcome, OwnRun
 from storage.record import open_record
+from storage.states import Ending
 from tests.unit.conftest import House
 
 
@@ -304,3 +310,13 @@ def test_the_message_of_a_run_shows_no_argument(recording: Recording) -> None:
     assert str(shown) == f"add({run_id})"
     assert "canary" not in str(shown)
     assert shown.duration_ms() is None
+
+
+def test_after_a_hard_limit_a_run_waits_as_its_task_says_and_as_its_queue_where_nobody_knows_the_task(house: House) -> None:
+    def wait_of(task: str) -> float:
+        lost = LostRun(Publishable(new_id(), new_id(), None, task, "default", 1, None, 1), 1, 4, Ending.HARD_LIMIT, 1, is_explained=False)
+        return _what_becomes(lost).run_again_in or 0.0
+
+    dramatiq.set_broker(house.broker)
+    assert wait_of("fail") == pytest.approx(0.05, rel=0.2)
+    assert [wait_of("add"), wait_of("of a later version")] == pytest.approx([60, 60], rel=0.2)
