@@ -1,4 +1,4 @@
-"""Which network addresses Mailroom may connect to on behalf of a tenant.
+"""Which network addresses Mailroom may connect to on behalf of a tenant, and the one mail server that an operator names.
 
 An account's host name is a tenant's input. It is resolved once, every answer is judged, and the socket is opened to a judged
 address, so that neither a private address nor a second answer of the name server leads inside (SSRF, DNS rebinding).
@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from core.errors import PermanentError, TransientError
 
@@ -47,6 +48,22 @@ class HostUnresolved(ConnectionFailed):
     """The name server has no answer for the host just now."""
 
     code = "host_unresolved"
+
+
+SMTP_PORTS = {"plain": 25, "starttls": 587, "tls": 465}
+SMTP_SCHEMES = {"smtp": "plain", "smtp+starttls": "starttls", "smtps": "tls"}
+SMTP_TLS = {"none": "plain", "starttls": "starttls", "implicit": "tls"}
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """What SYSTEM_SMTP_URL says. `security` is one of tls, starttls, plain."""
+
+    host: str
+    port: int
+    security: str
+    username: str | None = field(repr=False)
+    password: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +150,23 @@ def _unwrapped(ip: str) -> IpAddress:
     """The address itself, without a zone (`fe80::1%eth0`); the IPv4 one inside `::ffff:a.b.c.d`."""
     address = ipaddress.ip_address(ip.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def parse_smtp_url(text: str) -> SmtpServer:
+    """`smtp://` in clear text, `smtp+starttls://`, `smtps://`; `?tls=implicit|starttls|none` says the same. A login is percent-encoded.
+
+    Raises ValueError with one sentence that repeats nothing of the URL.
+    """
+    try:
+        url = urlsplit(text)
+        port, query = url.port, dict(parse_qsl(url.query, keep_blank_values=True))
+    except ValueError:
+        raise ValueError("is no URL; write it like smtp+starttls://user:password@mail.example.com:587") from None
+    security = SMTP_SCHEMES.get(url.scheme)
+    if security is not None and "tls" in query:
+        security = SMTP_TLS.get(query.pop("tls"))
+    is_odd = query or url.path.strip("/") or url.fragment or port == 0 or (url.password and not url.username)
+    if security is None or not url.hostname or is_odd:
+        raise ValueError("must look like smtp+starttls://user:password@host:port (or smtps://, smtp://, ?tls=implicit|starttls|none)")
+    username, password = (unquote(part) if part else None for part in (url.username, url.password))
+    return SmtpServer(url.hostname, port or SMTP_PORTS[security], security, username, password)

@@ -9,16 +9,18 @@ import base64
 import binascii
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import ConfigurationError
+from core.hosts import SmtpServer, parse_smtp_url
 
 log = logging.getLogger("mailroom.settings")
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +30,23 @@ HOW_TO_MAKE_A_KEY = "python3 -c \"import base64, os; print('k1:' + base64.b64enc
 _Take = Callable[[str, str, str], None]
 KeyRing = dict[str, bytes]
 """Key id to key. The first is the active one; the others are still accepted."""
+
+
+MAY_BE_EMPTY = (
+    "rabbitmq_url",
+    "redis_url",
+    "credential_encryption_key",
+    "task_signing_key",
+    "system_smtp_url",
+    "system_sender",
+    "link_base_url",
+)
+SENDER = re.compile(r"[^<>@\s]+@[^<>@\s]+|[^<>@\r\n]*<[^<>@\s]+@[^<>@\s]+>")
+LINK_BASE = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?")
+WELL_FORMED = {
+    "system_sender": (SENDER, "must be an address, bare or with a name: Acme <noreply@acme.example>"),
+    "link_base_url": (LINK_BASE, "must be where links in mails lead, like https://app.example.com"),
+}
 
 
 class Settings(BaseSettings):
@@ -69,6 +88,11 @@ class Settings(BaseSettings):
     ssl_verify: bool = True
     allow_private_mail_hosts: bool = False
     system_smtp_url: SecretStr | None = None
+    system_sender: str | None = None
+    link_base_url: str | None = None
+    mail_locale: str = Field("en", pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")
+    verification_expires_hours: int = Field(24, ge=1, le=720)
+    password_reset_expires_minutes: int = Field(60, ge=5, le=10_080)
 
     data_dir: Path = ROOT / ".mailroom"
     file_root: Path | None = None
@@ -80,7 +104,7 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65535)
 
-    @field_validator("rabbitmq_url", "redis_url", "credential_encryption_key", "task_signing_key", "system_smtp_url", mode="before")
+    @field_validator(*MAY_BE_EMPTY, mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -108,6 +132,21 @@ class Settings(BaseSettings):
             if url.startswith(plain):
                 return SecretStr("postgresql+psycopg2://" + url.removeprefix(plain))
         return value if url == "" else _with_scheme(value, ("postgresql+psycopg2://", "sqlite:///")) or value
+
+    @field_validator("system_smtp_url")
+    @classmethod
+    def _smtp(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_smtp_url(value.get_secret_value())
+        return value
+
+    @field_validator("system_sender", "link_base_url")
+    @classmethod
+    def _well_formed(cls, value: str | None, info: ValidationInfo) -> str | None:
+        pattern, sentence = WELL_FORMED[str(info.field_name)]
+        if value is not None and not pattern.fullmatch(value):
+            raise ValueError(sentence)
+        return value
 
     @model_validator(mode="after")
     def _keys_are_well_formed(self) -> Settings:
@@ -148,6 +187,11 @@ class Settings(BaseSettings):
     def credential_keys(self) -> KeyRing:
         """The keys that encrypt stored credentials. Raises ConfigurationError when none is set."""
         return self._ring("CREDENTIAL_ENCRYPTION_KEY", self.credential_encryption_key, "encrypts stored mailbox passwords")
+
+    @cached_property
+    def system_smtp(self) -> SmtpServer | None:
+        """The server for mails of the system itself, if one is set."""
+        return parse_smtp_url(self.system_smtp_url.get_secret_value()) if self.system_smtp_url else None
 
     @cached_property
     def files(self) -> Path:

@@ -2,9 +2,10 @@
 
 from storage.models.base import Base
 from storage.models.controls import Limit, Pause
+from storage.models.letters import MailSettings, MailTemplate
 from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, EmailMessage, EmailSearch, EmailSource, MailHost, ThreadLink
 from storage.models.outbox import DkimKey, OutboundEmail, OutboundRecipient, Suppression
-from storage.models.runs import TaskAttempt, TaskRun, WorkerProcess
+from storage.models.runs import RunSecret, TaskAttempt, TaskRun, WorkerProcess
 from storage.models.schedules import Schedule, ScheduleTick
 from storage.models.tenants import ApiKey, DashboardSession, Tenant, User
 
@@ -21,9 +22,12 @@ __all__ = [
     "EmailSource",
     "Limit",
     "MailHost",
+    "MailSettings",
+    "MailTemplate",
     "OutboundEmail",
     "OutboundRecipient",
     "Pause",
+    "RunSecret",
     "Schedule",
     "ScheduleTick",
     "Suppression",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, LargeBinary, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.ids import new_id
@@ -14,7 +14,11 @@ from storage.types import Id, UtcDateTime
 
 
 class OutboundEmail(Base):
-    """A mail on its way out. The MIME source is built once, at accept, so that every attempt sends the same bytes."""
+    """A mail on its way out. The MIME source is built once, at accept, so that every attempt sends the same bytes.
+
+    Without a `client_id` it goes over the system's own server. `is_sealed`: the source holds a secret and is encrypted until it is
+    erased, which is as soon as the mail is sent, cancelled or expired. `to_addresses` is for people who look at the table.
+    """
 
     __tablename__ = "outbound_emails"
     __table_args__ = (
@@ -24,6 +28,7 @@ class OutboundEmail(Base):
         Index("ix_outbound_emails_due", "status", "next_retry_at"),
         Index(None, "tenant_id", "message_id"),
         UniqueConstraint("tenant_id", "run_id"),
+        Index("ix_outbound_emails_sealed", "tenant_id", "status", postgresql_where=text("is_sealed"), sqlite_where=text("is_sealed")),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)
@@ -35,6 +40,10 @@ class OutboundEmail(Base):
     subject: Mapped[str] = mapped_column(Text, default="")
     sender: Mapped[str] = mapped_column(String(320))
     source: Mapped[bytes] = mapped_column(LargeBinary)
+    kind: Mapped[str | None] = mapped_column(String(30))  # which transactional mail it is, if it is one
+    to_addresses: Mapped[str] = mapped_column(Text, default="", server_default="")
+    is_sealed: Mapped[bool] = mapped_column(default=False, server_default=false())
+    erased_at: Mapped[datetime | None]
     status: Mapped[str] = mapped_column(String(10), default="pending")
     priority: Mapped[int] = mapped_column(default=1)  # 0 low, 1 normal, 2 high, as a run's
     scheduled_at: Mapped[datetime | None]  # not before

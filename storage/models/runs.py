@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, false, text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from storage.expressions import db_now
@@ -115,6 +115,21 @@ class TaskRun(Base):
     finished_at: Mapped[datetime | None]
     dead_lettered_at: Mapped[datetime | None]
     duration_ms: Mapped[int | None]
+
+
+class RunSecret(Base):
+    """The secret arguments of one run, encrypted together; `task_runs.args` has a mask in their place. Erased once no attempt can need
+    them any more.
+
+    No foreign key to the run: whoever deletes runs need not know of it, and what is left alone is erased with the next sweep.
+    """
+
+    __tablename__ = "run_secrets"
+
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=db_now())
 
 
 class TaskAttempt(Base):
