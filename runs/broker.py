@@ -34,9 +34,10 @@ from runs.life import Life, Lifespan, Retire, end_process
 from runs.message import RunMessage
 from runs.middleware import middleware
 from runs.recorder import Recorder
-from runs.registry import parameters_of
+from runs.registry import parameters_of, secrets_of
 from runs.relay import Housekeeper, Relay, RelayHooks
 from runs.retry import handed_back
+from runs.secrets import erase_ended
 from runs.task import Call, Task
 from runs.ticks import enqueue_tick, minute_of
 from storage import dispatch, lives
@@ -249,11 +250,25 @@ class RunBroker(dramatiq.Broker):
 
     def _runs_ended(self, ended: list[RunMessage]) -> None:
         self.life.run_ended(ended)
+        self._erase_secrets([each.run_id for each in ended if each.claim is not None and self._has_secrets(each.claim.task)])
         if self._relay is None:
             return
         claims, running = ([each.claim for each in some if each.claim is not None] for some in (ended, self.recorder.runs()))
         if self._relay.releases.ended(claims, running) or self._relay.has_dependants:
             self._housekeepers[0].wake()
+
+    def _has_secrets(self, task: str) -> bool:
+        return task in self.actors and bool(secrets_of(self.task(task)))
+
+    def _erase_secrets(self, run_ids: list[str]) -> None:
+        """At once, where the process is there to do it; the sweep over the outbox finds what is left."""
+        if not run_ids:
+            return
+        try:
+            with session_scope(system=True, engine=self._parts.get_engine()) as session:
+                erase_ended(session, run_ids)
+        except Exception as error:  # the runs have ended, whatever this comes to
+            log.warning("secrets_left", runs=len(run_ids), error=type(error).__name__)
 
     def _retire(self, grace: float | None) -> None:
         self.on_retire(grace)
@@ -298,7 +313,11 @@ class RunBroker(dramatiq.Broker):
             raise
         except (MailroomError, ActorNotFound, IntegrityError) as error:  # wrong arguments, no such task, no such tenant
             log.error("message_not_adopted", task_id=envelope.run_id, task_name=envelope.task, error=type(error).__name__)
+            if self._has_secrets(envelope.task):
+                return Verdict.ACK  # a dead letter would show them for as long as it lies there
             return Rejection("unknown_task" if isinstance(error, ActorNotFound) else "not_recordable")
+        if self._has_secrets(envelope.task):
+            log.warning("secret_on_the_broker", task_id=envelope.run_id, task_name=envelope.task)
         return None if is_new else Verdict.ACK
 
     def _replay(self, envelope: Envelope) -> bool:

@@ -18,7 +18,8 @@ from core.clock import now
 from core.errors import InvalidInputError
 from core.ids import is_id
 from runs.enqueue import record
-from runs.registry import get_task
+from runs.registry import get_task, task_names
+from runs.secrets import erase_ended, fingerprint, require_kept
 from runs.task import Call, Task
 from storage.models import TaskAttempt, TaskRun, WorkerProcess
 from storage.repositories.run_counts import Counts
@@ -162,7 +163,9 @@ def revoke(session: Session, run_id: str, *, terminate: bool = False) -> TaskRun
 
     Raises NotFoundError, or ConflictError for a run that has ended otherwise.
     """
-    return TaskRuns(session).revoke(run_id, terminate=terminate)
+    run = TaskRuns(session).revoke(run_id, terminate=terminate)
+    erase_ended(session, [run_id])
+    return run
 
 
 def revoke_requested(run: TaskRun) -> Ending | None:
@@ -173,7 +176,11 @@ def revoke_requested(run: TaskRun) -> Ending | None:
 
 def replay(session: Session, run_id: str) -> TaskRun:
     """Gives a dead letter or a revoked run a full set of attempts. Raises NotFoundError or ConflictError."""
-    return TaskRuns(session).replay(run_id)
+    runs = TaskRuns(session)
+    run = runs.one(run_id)
+    if run.task in task_names() and run.state in {State.FAILURE, State.REVOKED}:
+        require_kept(session, get_task(run.task), run)
+    return runs.replay(run_id)
 
 
 def is_ready(run: TaskRun) -> bool:
@@ -200,7 +207,9 @@ def call_of(task: Task[Any, Any], arguments: dict[str, Any], options: dict[str, 
     priority = options.get("priority") or "normal"
     if priority not in PRIORITIES:
         raise InvalidInputError("The priority is one of low, normal, high.")
-    request = orjson.dumps([task.actor_name, arguments, {k: str(v) for k, v in options.items()}], option=orjson.OPT_SORT_KEYS)
+    request = orjson.dumps(
+        [task.actor_name, fingerprint(task, arguments), {k: str(v) for k, v in options.items()}], option=orjson.OPT_SORT_KEYS
+    )
     return Call(
         task,
         tenant=options.get("tenant"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 
 from core.errors import PermanentError
 from storage.outcomes import Claim
 
+MASK = "•••"
+"""Stands in the record, and in every list, in the place of a secret argument."""
+
 _current: ContextVar[Claim | None] = ContextVar("current_run", default=None)
+_secrets: ContextVar[tuple[str, ...]] = ContextVar("secrets", default=())
 _revoked: set[tuple[str, int]] = set()  # (run id, fence) of runs of this process that somebody revoked
 
 
@@ -28,6 +33,19 @@ def current_run() -> Claim | None:
 def set_current_run(claim: Claim | None) -> None:
     """Called by the middleware around each run."""
     _current.set(claim)
+    _secrets.set(())
+
+
+def hold_secrets(values: Iterable[str]) -> None:
+    """This thread's run was given these; nothing that it says may repeat them."""
+    _secrets.set(tuple(values))
+
+
+def without_secrets(text: str) -> str:
+    """The text with this run's secrets blotted out, for the words of an error."""
+    for value in _secrets.get():
+        text = text.replace(value, MASK)
+    return text
 
 
 def checkpoint() -> None:

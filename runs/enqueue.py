@@ -19,6 +19,7 @@ from core.ids import is_id, new_id
 from core.settings import get_settings
 from core.tenancy import SYSTEM_TENANT, Identity
 from runs.registry import check_arguments, resources_in
+from runs.secrets import keep_secrets, masked
 from runs.task import Call, Task
 from storage.accept import level_of
 from storage.dispatch import PUBLISH_GRACE_SECONDS
@@ -64,8 +65,10 @@ def record(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) ->
     resources = Resources(session)
     for argument, kind, row_id in resources_in(task, checked):
         resources.require(argument, kind, row_id)
-    run = replace(new_run(call, checked, tenant_id, user_id), mail_host=task.mail_host(session, checked))
+    run = replace(new_run(call, masked(task, checked), tenant_id, user_id), mail_host=task.mail_host(session, checked))
     recorded = TaskRuns(session).insert(run, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
+    if recorded.is_new:
+        keep_secrets(session, task, tenant_id, {recorded.run_id: checked})
     _publish_after_commit(session, task, run, [recorded])
     return recorded.run_id, recorded.is_new
 
@@ -89,13 +92,15 @@ def record_many(session: Session, call: Call[Any, Any], many: Sequence[dict[str,
     checked = [check_arguments(call.task, arguments) for arguments in many]
     for wanted in {resource for arguments in checked for resource in resources_in(call.task, arguments)}:
         resources.require(*wanted)
-    return record_checked(session, call, checked, ids)
+    run_ids = record_checked(session, call, [masked(call.task, arguments) for arguments in checked], ids)
+    keep_secrets(session, call.task, owner_of(identity_of(session), call)[0], dict(zip(run_ids, checked, strict=True)))
+    return run_ids
 
 
 def record_checked(
     session: Session, call: Call[Any, Any], checked: Sequence[dict[str, Any]], ids: Sequence[str] = (), request_ids: Sequence[str] = ()
 ) -> list[str]:
-    """`record_many` for arguments that were checked, resources too."""
+    """`record_many` for arguments that were checked, resources too, and that hold no secret."""
     tenant_id, user_id = owner_of(identity_of(session), call)
     if not checked:
         return []

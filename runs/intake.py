@@ -20,7 +20,7 @@ from core.ids import new_id
 from core.settings import get_settings
 from core.tenancy import current_identity
 from runs.enqueue import Publication, envelope_for, new_run, owner_of, record, record_checked
-from runs.registry import check_arguments, has_resources
+from runs.registry import check_arguments, has_resources, secrets_of
 from runs.task import Call
 from storage.dispatch import PUBLISH_GRACE_SECONDS
 from storage.engine import session_scope
@@ -144,5 +144,6 @@ class Intake:
 
 
 def _is_plain(call: Call[Any, Any]) -> bool:
-    """Nothing of it has to be looked up in the tenant's own session."""
-    return not (call.is_for_one or call.after or call.group or has_resources(call.task) or "mail_host" in call.task.options)
+    """Nothing of it has to be looked up, or kept apart, in the tenant's own session."""
+    task = call.task
+    return not (call.is_for_one or call.after or call.group or has_resources(task) or secrets_of(task) or "mail_host" in task.options)

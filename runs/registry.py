@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import orjson
 from dramatiq import Actor, Broker, get_broker
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from core.errors import InvalidInputError, NotFoundError
 
@@ -24,11 +24,17 @@ class Resource:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Marks an argument that nobody but the actor may see: see runs/secrets.py."""
+
+
 EmailClientId = Annotated[str, Resource("email_client")]
 FolderId = Annotated[str, Resource("email_folder")]
 EmailId = Annotated[str, Resource("email_message")]
 AttachmentId = Annotated[str, Resource("email_attachment")]
 OutboundEmailId = Annotated[str, Resource("outbound_email")]
+SecretText = Annotated[str, Secret(), Field(min_length=1, max_length=4096, json_schema_extra={"format": "password", "writeOnly": True})]
 
 
 class UnknownTaskError(NotFoundError):
@@ -89,6 +95,13 @@ def has_resources(actor: Actor[..., Any]) -> bool:
 
 
 @cache
+def secrets_of(actor: Actor[..., Any]) -> tuple[str, ...]:
+    """The names of the actor's secret arguments."""
+    hints = get_type_hints(actor.fn, include_extras=True).items()
+    return tuple(name for name, hint in hints if name != "return" and _is_marked(hint, Secret))
+
+
+@cache
 def parameters_of(actor: Actor[..., Any]) -> tuple[str, ...]:
     """The names of the actor's arguments in their order."""
     return tuple(inspect.signature(actor.fn).parameters)
@@ -98,6 +111,10 @@ def parameters_of(actor: Actor[..., Any]) -> tuple[str, ...]:
 def _resources(actor: Actor[..., Any]) -> list[tuple[str, str]]:
     kinds = {name: _resource_kind(hint) for name, hint in get_type_hints(actor.fn, include_extras=True).items() if name != "return"}
     return [(name, kind) for name, kind in kinds.items() if kind is not None]
+
+
+def _is_marked(hint: Any, mark: type) -> bool:
+    return any(isinstance(each, mark) or _is_marked(each, mark) for each in get_args(hint))
 
 
 def _resource_kind(hint: Any) -> str | None:

@@ -9,7 +9,7 @@ import orjson
 
 from core.errors import MailroomError, PermanentError, Snooze, TransientError
 from core.logging import safe_text, where_it_was_raised
-from runs.current import RunRevoked
+from runs.current import RunRevoked, without_secrets
 from storage.lives import LostRun
 from storage.outcomes import LOST_IN_COMPANY, Claim, Outcome
 from storage.states import Ending, State, WaitingFor
@@ -116,5 +116,5 @@ def _name(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """The error's own words if it is ours, written for people; any other's with addresses removed."""
-    return safe_text(str(error) or _name(error))
+    """The error's own words if it is ours, written for people; any other's with addresses and the run's secrets removed."""
+    return safe_text(without_secrets(str(error)) or _name(error))

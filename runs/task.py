@@ -14,7 +14,8 @@ from brokers.queues import Priority, Queue, policy_of
 from core.settings import get_settings
 from runs.current import current_run
 from runs.limits import watch
-from runs.registry import parameters_of
+from runs.registry import parameters_of, secrets_of
+from runs.secrets import reveal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,8 +49,9 @@ class Task(dramatiq.Actor[P, R]):
         run = current_run()
         if run is None:
             return self.fn(*args, **kwargs)
+        secrets: dict[str, Any] = reveal(self, run) if secrets_of(self) else {}
         with watch.soft_limit(run.soft_limit or self.limits()[0], (run.run_id, run.fence)):
-            return self.fn(*args, **kwargs)
+            return self.fn(*args, **{**kwargs, **secrets}) if secrets else self.fn(*args, **kwargs)  # type: ignore[arg-type]
 
     def with_arguments(self, *args: P.args, **kwargs: P.kwargs) -> Step:
         """The task and what to call it with: a step of a chain or a member of a group."""
