@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from sqlalchemy.orm import Session
 
-from actors.endpoints import endpoint_of, with_fresh_token
+from actors.endpoints import NoMailServerError, endpoint_of, system_endpoint, with_fresh_token
 from actors.hosts import talking_to
 from actors.sent_copies import resolve_uncertain_email, save_sent_copy
 from core.clock import now, to_epoch_ms
@@ -27,8 +27,9 @@ from mail.smtp_pool import SmtpPool
 from runs.current import RunRevoked, current_run
 from runs.enqueue import enqueue
 from runs.limits import SoftTimeLimitExceeded
+from storage.drafts import source_of
 from storage.engine import session_scope
-from storage.models import EmailClient, OutboundEmail
+from storage.models import OutboundEmail
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.outbound import FIRST_WAIT, OutboundEmails, Standing
 from storage.repositories.outbox import LOST, Outbox
@@ -60,17 +61,23 @@ class _Job:
 
     email: OutboundEmail
     endpoint: Endpoint
-    recipients: list[str]
     has_token: bool
+    recipients: list[str]
 
 
 def carry(email_id: str) -> SendResult:
     """Delivers the mail to those who have not got it, unless an earlier attempt may have. Raises Snooze while somebody waits."""
-    with session_scope() as session:
-        outbox = Outbox(session)
-        email = outbox.one(email_id)
-        job = _prepared(session, outbox, email)
-        standing = outbox.standing(email) if job is None else None
+    try:
+        with session_scope() as session:
+            outbox = Outbox(session)
+            email = outbox.one(email_id)
+            job = _prepared(session, outbox, email)
+            standing = outbox.standing(email) if job is None else None
+            outbox.erase(email)
+    except NoMailServerError as error:
+        with session_scope() as session:
+            OutboundEmails(session).not_sent(email_id, str(error), is_final=True)
+        raise
     if job is None:
         assert standing is not None
         return _result(email, standing)
@@ -93,21 +100,28 @@ def _prepared(session: Session, outbox: Outbox, email: OutboundEmail) -> _Job | 
         outbox.reopen(email.id)
     if email.status != OutboundStatus.PENDING or outbox.expired(email):
         return None
+    if email.erased_at is not None:
+        outbox.cannot_be_sent(email)
+        return None
     if (wait := outbox.wait(email)) > 0:
         raise Snooze(wait, "It is scheduled for later.")
     envelope = outbox.envelope(email)
+    if not envelope.recipients and envelope.wait is None and outbox.take_up(email):
+        envelope = outbox.envelope(email)
     if envelope.recipients:
-        client, endpoint = _account(session, email)
-        return _Job(email, endpoint, envelope.recipients, bool(client.oauth_token_url))
+        return _Job(email, *_account(session, email), envelope.recipients)
     if envelope.wait is None:
         outbox.nobody_left(email)
     return None
 
 
-def _account(session: Session, email: OutboundEmail) -> tuple[EmailClient, Endpoint]:
+def _account(session: Session, email: OutboundEmail) -> tuple[Endpoint, bool]:
+    """The server it goes out over, and whether that wants a token."""
+    if email.client_id is None:
+        return system_endpoint(), False
     clients = EmailClients(session, get_settings().credential_keys)
-    client = clients.one(email.client_id or "")
-    return client, endpoint_of(clients.smtp_login(client))
+    client = clients.one(email.client_id)
+    return endpoint_of(clients.smtp_login(client)), bool(client.oauth_token_url)
 
 
 def _endpoint(job: _Job) -> Endpoint:
@@ -116,7 +130,7 @@ def _endpoint(job: _Job) -> Endpoint:
         return job.endpoint
     with_fresh_token(job.email.client_id or "")
     with session_scope() as session:
-        return _account(session, job.email)[1]
+        return _account(session, job.email)[0]
 
 
 def _deliver(job: _Job) -> SendResult:
@@ -125,7 +139,8 @@ def _deliver(job: _Job) -> SendResult:
         endpoint = _endpoint(job)
         with talking_to(endpoint, throttling_counts=True):
             transport = transport_to(email, endpoint)
-            outcome = deliver(email.source, sender=email.sender, recipients=job.recipients, via=transport, before_final_dot=mark)
+            source = source_of(email, lambda: get_settings().credential_keys)
+            outcome = deliver(source, sender=email.sender, recipients=job.recipients, via=transport, before_final_dot=mark)
     except DeliveryUncertain as error:
         with session_scope() as session:
             _uncertain(session, email, str(error), refusals(error.refused))
@@ -153,7 +168,9 @@ def _recorded(job: _Job, outcome: DeliveryOutcome) -> SendResult:
     for pause in (*RECORD_AGAIN, None):
         try:
             with session_scope() as session:
-                standing = OutboundEmails(session).record(job.email.id, outcome, attempts=job.email.attempts)
+                emails = OutboundEmails(session)
+                standing = emails.record(job.email.id, outcome, attempts=job.email.attempts)
+                emails.erase(job.email)
                 if standing.status == OutboundStatus.SENT and job.email.saved_to_sent == "wanted":
                     enqueue(session, save_sent_copy.options(unique_key=f"copy:{job.email.id}"), email_id=job.email.id)
             break
@@ -170,6 +187,7 @@ def _put_off(job: _Job, error: TransientError) -> SendResult:
     with session_scope() as session:
         emails = OutboundEmails(session)
         standing = emails.put_off(job.email.id, job.recipients, str(error), attempts=job.email.attempts, hint=hint)
+        emails.erase(job.email)
     if standing.status == OutboundStatus.FAILED:
         raise error
     return _result(job.email, standing)
@@ -179,7 +197,9 @@ def _refused(job: _Job, error: MailroomError) -> SendResult:
     """Nobody of these will ever get it. What others got before remains."""
     outcome = DeliveryOutcome([], [Refusal(address, 0, permanent=True, reason=str(error)) for address in job.recipients], None, None)
     with session_scope() as session:
-        standing = OutboundEmails(session).record(job.email.id, outcome, str(error), attempts=job.email.attempts)
+        emails = OutboundEmails(session)
+        standing = emails.record(job.email.id, outcome, str(error), attempts=job.email.attempts)
+        emails.erase(job.email)
     if standing.status == OutboundStatus.FAILED:
         raise error
     return _result(job.email, standing)
@@ -202,6 +222,7 @@ def _overtaken(email: OutboundEmail) -> SendResult:
         fresh = emails.one(email.id)
         emails.expired(fresh)
         standing = emails.standing(fresh)
+        emails.erase(fresh)
     if standing.status in {OutboundStatus.PENDING, OutboundStatus.SENDING}:
         raise Snooze(BUSY_SECONDS, "Another run is sending this mail.")
     return _result(email, standing)

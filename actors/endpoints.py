@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import threading
 
+from core.errors import PermanentError
 from core.settings import get_settings
 from mail import oauth
 from mail.accounts import Endpoint, Secret, Security
 from mail.mime import ParseLimits
 from storage.engine import session_scope
 from storage.repositories.email_clients import EmailClients, Grant, Login
+
+NO_SERVER = "There is no mail server for this: set SYSTEM_SMTP_URL, or an account of the tenant (clientId in PUT /api/mail/settings)."
+
+
+class NoMailServerError(PermanentError):
+    """Nobody has said over which server mails of the system go out."""
+
+    code = "no_mail_server"
+
 
 _refreshing: dict[str, threading.Lock] = {}
 """One thread asks for an account's token; the others find it."""
@@ -28,6 +38,23 @@ def endpoint_of(login: Login) -> Endpoint:
         allow_private=settings.allow_private_mail_hosts,
         token=Secret(login.token) if login.token is not None else None,
         compress=settings.imap_compress,
+    )
+
+
+def system_endpoint() -> Endpoint:
+    """The system's own server. The operator has named it, so it may be a private one. Raises NoMailServerError."""
+    settings = get_settings()
+    server = settings.system_smtp
+    if server is None:
+        raise NoMailServerError(NO_SERVER)
+    return Endpoint(
+        host=server.host,
+        port=server.port,
+        security=Security(server.security),
+        username=server.username,
+        secret=Secret(server.password) if server.password is not None else None,
+        verify_tls=settings.ssl_verify,
+        allow_private=True,
     )
 
 

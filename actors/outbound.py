@@ -13,10 +13,12 @@ from brokers.queues import Priority, Queue
 from runs.current import current_run
 from runs.enqueue import enqueue
 from runs.registry import OutboundEmailId
+from runs.secrets import erase_ended
 from runs.task import task
 from storage.engine import session_scope
 from storage.repositories.outbound import OutboundEmails
 from storage.repositories.outbox import Outbox, send_key
+from storage.repositories.sealed import SealedMails
 
 
 class PendingEmailsResult(TypedDict):
@@ -51,6 +53,8 @@ def process_pending_emails() -> PendingEmailsResult:
         outbox = Outbox(session)
         cancelled = outbox.cancel_revoked() + outbox.cancel_expired()
         uncertain = _settle_lost(session, outbox)
+        SealedMails(session).erase_settled()
+        erase_ended(session)
         task_ids = [
             enqueue(
                 session,

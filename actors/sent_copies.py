@@ -45,9 +45,12 @@ class CopyResult(TypedDict):
 
 
 def server_of(protocol: str, session: Session, arguments: dict[str, Any]) -> str | None:
-    """The "imap" or "smtp" server of the account that a mail goes out from."""
+    """The "imap" or "smtp" server of the account that a mail goes out from; of a mail of the system its own."""
     email = session.get(OutboundEmail, arguments["email_id"])
-    return EmailClients(session).server_of(email.client_id, protocol) if email is not None and email.client_id is not None else None
+    if email is None or email.client_id is None:
+        server = get_settings().system_smtp
+        return server.host if server is not None and protocol == "smtp" else None
+    return EmailClients(session).server_of(email.client_id, protocol)
 
 
 @task(queue=Queue.SEND, mail_host=lambda session, arguments: server_of("imap", session, arguments))

@@ -51,7 +51,7 @@ class Task(dramatiq.Actor[P, R]):
             return self.fn(*args, **kwargs)
         secrets: dict[str, Any] = reveal(self, run) if secrets_of(self) else {}
         with watch.soft_limit(run.soft_limit or self.limits()[0], (run.run_id, run.fence)):
-            return self.fn(*args, **{**kwargs, **secrets}) if secrets else self.fn(*args, **kwargs)  # type: ignore[arg-type]
+            return self.fn(*args, **{**kwargs, **secrets}) if secrets else self.fn(*args, **kwargs)
 
     def with_arguments(self, *args: P.args, **kwargs: P.kwargs) -> Step:
         """The task and what to call it with: a step of a chain or a member of a group."""

@@ -18,12 +18,16 @@ from storage.expressions import db_now, db_now_plus
 from storage.models import EmailAttachment, OutboundEmail, OutboundRecipient
 from storage.repositories.base import Repository
 from storage.repositories.bounces import Bounces
+from storage.repositories.sealed import SealedMails
 from storage.states import OutboundStatus
 
 FIRST_WAIT, LONGEST_WAIT = 300.0, 4 * 3600.0
 """Seconds before a recipient is tried again whose server named no time; doubled from try to try."""
 UNKNOWN = "There is no outbound e-mail with this id."
 EXPIRED = "It could not be sent before it expired."
+NOBODY = "It has no recipient."
+ERASED = "Its content was secret and has been erased; ask for a new mail."
+MOST_SHOWN = 20
 ALL_SUPPRESSED = "Everybody it was for is on the list of suppressed addresses."
 MAY_STILL_BE_RECORDED = (OutboundStatus.SENDING, OutboundStatus.UNCERTAIN)
 
@@ -60,6 +64,7 @@ class OutboundEmails(Repository):
 
     def add(self, email: OutboundEmail, recipients: Sequence[str]) -> OutboundEmail:
         """Accepts a mail; from now on its bytes do not change."""
+        email.to_addresses = _shown(recipients)
         self.session.add(email)
         self.session.flush()
         self.session.add_all(OutboundRecipient(tenant_id=email.tenant_id, email_id=email.id, address=address) for address in recipients)
@@ -142,8 +147,9 @@ class OutboundEmails(Repository):
         return is_over
 
     def nobody_left(self, email: OutboundEmail) -> Standing:
-        """Ends a mail that waits for nobody: the last ones were suppressed."""
-        self._close_or_wait(email, self.recipients(email.id), ALL_SUPPRESSED, None)
+        """Ends a mail that waits for nobody: the last ones were suppressed, or it never had any."""
+        recipients = self.recipients(email.id)
+        self._close_or_wait(email, recipients, ALL_SUPPRESSED if recipients else NOBODY, None)
         self.session.flush()
         return self.standing(email)
 
@@ -166,13 +172,12 @@ class OutboundEmails(Repository):
     def reopen(self, email_id: str) -> OutboundEmail:
         """A mail that has failed or was cancelled is to be tried anew, for everybody who has not got it. Of others only the wait ends.
 
-        Its attempts go on counting: they also tell the tries of different runs apart.
+        Its attempts go on counting: they also tell the tries of different runs apart. Raises ConflictError for one whose content is erased.
         """
         email = self._locked(email_id)
         recipients = self.recipients(email_id)
         if email.status in {OutboundStatus.FAILED, OutboundStatus.CANCELLED}:
-            email.max_attempts = email.attempts + 10
-            email.expires_at = None
+            self._may_go_again(email)
             email.status = OutboundStatus.PENDING
             for recipient in recipients:
                 if recipient.status == "failed":
@@ -187,6 +192,24 @@ class OutboundEmails(Repository):
     def bounced(self, message_id_or_envelope_id: str, address: str, status_code: str) -> bool:
         """A delivery report came back about a recipient (`mail.bounces`). Returns whether it told anything new about a mail of ours."""
         return Bounces(self.session).record(message_id_or_envelope_id, address, status_code)
+
+    def erase(self, email: OutboundEmail) -> None:
+        """To be called with whatever may have settled a mail: a secret content is not kept longer than it is needed."""
+        if email.is_sealed:
+            SealedMails(self.session).erase_settled(email.id)
+
+    def cannot_be_sent(self, email: OutboundEmail) -> None:
+        """Ends a waiting mail whose content is erased."""
+        self._set(email.id, status=OutboundStatus.FAILED, last_error=ERASED, next_retry_at=None)
+
+    @staticmethod
+    def _may_go_again(email: OutboundEmail, *, keeps_expiry: bool = False) -> None:
+        """Ten more attempts. A secret mail keeps its end: its token is void then, whoever sends it."""
+        if email.erased_at is not None:
+            raise ConflictError(ERASED)
+        email.max_attempts = max(email.max_attempts, email.attempts + 10)
+        if not (email.is_sealed or keeps_expiry):
+            email.expires_at = None
 
     def _all_accepted(self, email_id: str, outcome: DeliveryOutcome, attempts: int) -> datetime | None:
         """The usual end in two statements, and when it was; None (and nothing is written) when it is not that."""
@@ -232,7 +255,7 @@ class OutboundEmails(Repository):
                 recipient.status = "failed"
         email.status = OutboundStatus.SENT if got_it else OutboundStatus.FAILED
         email.next_retry_at = None
-        email.sent_at = db_now() if got_it else None
+        email.sent_at = (email.sent_at or db_now()) if got_it else None
 
     def _locked(self, email_id: str) -> OutboundEmail:
         """The row without its bytes, nobody else's until the end of the transaction. Raises NotFoundError."""
@@ -250,6 +273,12 @@ class OutboundEmails(Repository):
     def _time(self) -> datetime:
         """The database's."""
         return self.session.execute(select(db_now())).scalar_one()
+
+
+def _shown(recipients: Sequence[str]) -> str:
+    """For people who look at the table; the recipients' own rows are what counts."""
+    more = f" and {len(recipients) - MOST_SHOWN} more" if len(recipients) > MOST_SHOWN else ""
+    return ", ".join(recipients[:MOST_SHOWN]) + more
 
 
 def _accepted(outcome: DeliveryOutcome) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from storage.states import LIVE, OutboundStatus, State
 CARRIERS = ("send_outbound_email", "retry_failed_email")
 """The tasks whose runs carry a mail, beside `send_email`."""
 LOST = "The process was lost between the final dot and the server's reply; the mail may have been delivered."
+CANCELLED = "It was cancelled."
+REVOKED = "Its run was revoked."
 OUTCOMES = ("sent", "failed", "retry")
 
 
@@ -32,8 +34,9 @@ class Outbox(OutboundEmails):
         """A waiting mail is not sent any more. Twice is fine. Raises ConflictError for one that is under way or over."""
         email = self._locked(email_id)
         if email.status == OutboundStatus.PENDING:
-            email.status, email.next_retry_at, email.last_error = OutboundStatus.CANCELLED, None, None
+            email.status, email.next_retry_at, email.last_error = OutboundStatus.CANCELLED, None, CANCELLED
             self.session.flush()
+            self.erase(email)
         elif email.status != OutboundStatus.CANCELLED:
             raise ConflictError(f"The mail is {email.status}; only one that waits can be cancelled.")
         return email
@@ -49,14 +52,31 @@ class Outbox(OutboundEmails):
         if email.status != OutboundStatus.UNCERTAIN:
             raise ConflictError(f"The mail is {email.status}; only an uncertain one can be resolved.")
         if outcome == "retry":
-            email.status, email.max_attempts, email.expires_at = OutboundStatus.PENDING, email.attempts + 10, None
+            self._may_go_again(email)
+            email.status = OutboundStatus.PENDING
         else:
             self._unanswered_become(email_id, outcome)
             email.last_error = None if outcome == "sent" else email.last_error
             self._close_or_wait(email, self.recipients(email_id), email.last_error, None)
         self.session.flush()
+        self.erase(email)
         self.session.refresh(email)
         return email
+
+    def take_up(self, email: OutboundEmail) -> bool:
+        """A waiting mail that nobody is due for was set to `pending` by hand: who has not got it is due again. Returns whether anybody is.
+
+        Raises ConflictError for one whose content is erased.
+        """
+        recipients = self.recipients(email.id)
+        failed = [recipient for recipient in recipients if recipient.status == "failed"]
+        if failed:
+            self._locked(email.id)
+            self._may_go_again(email, keeps_expiry=True)
+            for recipient in failed:
+                recipient.status, recipient.error, recipient.attempts, recipient.next_retry_at = "pending", None, 0, None
+            self.session.flush()
+        return bool(failed)
 
     def live_runs(self, email: OutboundEmail) -> list[str]:
         """The ids of the waiting and running runs that carry the mail."""
@@ -100,8 +120,9 @@ class Outbox(OutboundEmails):
     def cancel_revoked(self) -> int:
         """Waiting mails whose run somebody revoked are cancelled; returns how many."""
         revoked = exists().where(_is_run_of_mail(), TaskRun.state == State.REVOKED)
-        values: dict[str, Any] = {"status": OutboundStatus.CANCELLED, "last_error": "Its run was revoked.", "next_retry_at": None}
-        return len(self._settle(OutboundEmail.status == OutboundStatus.PENDING, revoked, ~_is_carried(), **values))
+        values: dict[str, Any] = {"status": OutboundStatus.CANCELLED, "last_error": REVOKED, "next_retry_at": None}
+        by_hand = func.coalesce(OutboundEmail.last_error, "").in_([CANCELLED, REVOKED])  # it was cancelled before, and set to pending since
+        return len(self._settle(OutboundEmail.status == OutboundStatus.PENDING, revoked, ~by_hand, ~_is_carried(), **values))
 
     def cancel_expired(self) -> int:
         """Waiting mails whose time is over are cancelled; returns how many."""

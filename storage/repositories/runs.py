@@ -178,6 +178,10 @@ class TaskRuns(Repository):
         """Raises NotFoundError: an unknown id is never PENDING."""
         return self.get(TaskRun, run_id, "task run")
 
+    def find(self, run_id: str) -> TaskRun | None:
+        """None for an unknown id."""
+        return self.session.scalar(self.scoped(TaskRun).where(TaskRun.id == run_id))
+
     def attempts(self, run_id: str) -> list[TaskAttempt]:
         """The run's attempts, the first first."""
         return list(self.session.scalars(self.scoped(TaskAttempt).where(TaskAttempt.run_id == run_id).order_by(TaskAttempt.fence)))
