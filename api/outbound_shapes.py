@@ -101,9 +101,14 @@ class RecipientView(Shape):
 
 
 class OutboundSummary(Shape):
-    """A mail on its way out, in a list."""
+    """A mail on its way out, in a list. `to` are its recipients, the first twenty. `kind`: which transactional mail it is, if it is one.
+
+    `erasedAt`: since when its secret content is not kept any more.
+    """
 
     id: str
+    kind: str | None
+    to: str = Field(validation_alias="to_addresses")
     client_id: str | None
     run_id: str | None
     message_id: str
@@ -119,6 +124,7 @@ class OutboundSummary(Shape):
     sent_at: datetime | None
     saved_to_sent: str | None
     last_error: str | None
+    erased_at: datetime | None
     created_at: datetime
 
     @field_validator("priority", mode="before")

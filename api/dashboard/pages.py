@@ -13,16 +13,15 @@ from sqlalchemy.orm import Session
 from starlette.staticfiles import StaticFiles
 
 from api.auth import refused
-from api.dashboard import live, regions
+from api.dashboard import letters, live, regions
 from api.dashboard.sessions import FromHere, FromLogin, PageRoute, Viewer, ViewerNow, close_session, login_token, open_session, resume
-from api.dashboard.templating import render
+from api.dashboard.templating import page, render, stream_of, tenants_of
 from api.problems import Problem
 from api.routes.controls import pause_queue, resume_queue
 from brokers.queues import Queue
 from runs.control import replay, revoke
 from runs.registry import task_names
 from runs.sweep import count_dead, purge_dead_letters, replay_dead_letters
-from storage.repositories.tenants import Tenants
 
 public = APIRouter(include_in_schema=False)
 pages = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -43,7 +42,7 @@ def install(app: FastAPI) -> None:
     """Adds the dashboard to the application."""
     app.state.looks = {}
     app.state.error_page = error_page
-    for router in (public, pages, live.router):
+    for router in (public, pages, letters.router, live.router):
         app.include_router(router)
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"), name="static")
 
@@ -89,15 +88,15 @@ def overview(request: Request, viewer: ViewerNow) -> Response:
     """Counts, queues and runs."""
     filters = regions.Filters.of(request.query_params)
     parts = regions.overview(viewer, request.query_params)
-    choices = {"states": STATES, "queue_names": [str(queue) for queue in Queue], "tasks": task_names(), "tenants": _tenants(viewer)}
-    stream = "" if filters.cursor else _stream("overview", filters.query())
-    return _page("overview.html", viewer, stream, filters=filters, **parts, **choices)
+    choices = {"states": STATES, "queue_names": [str(queue) for queue in Queue], "tasks": task_names(), "tenants": tenants_of(viewer)}
+    stream = "" if filters.cursor else stream_of("overview", filters.query())
+    return page("overview.html", viewer, stream, filters=filters, **parts, **choices)
 
 
 @pages.get("/runs/{run_id}")
 def run(run_id: str, viewer: ViewerNow) -> Response:
     """One run."""
-    return _page("run.html", viewer, _stream("run", f"id={run_id}"), run_id=run_id, **regions.run(viewer, {"id": run_id}))
+    return page("run.html", viewer, stream_of("run", f"id={run_id}"), run_id=run_id, **regions.run(viewer, {"id": run_id}))
 
 
 @pages.post("/runs/{run_id}/revoke", dependencies=[FromHere])
@@ -138,9 +137,9 @@ def dead_letters(request: Request, viewer: ViewerNow) -> Response:
     filters = regions.Filters.of(request.query_params)
     with viewer.looking_at(filters.tenant).acting.session() as session:
         count = count_dead(session, filters.for_letters())
-    choices = {"queue_names": [str(queue) for queue in Queue], "tasks": task_names(), "tenants": _tenants(viewer)}
-    stream = "" if filters.cursor else _stream("letters", filters.query())
-    return _page("letters.html", viewer, stream, filters=filters, count=count, **regions.letters(viewer, request.query_params), **choices)
+    choices = {"queue_names": [str(queue) for queue in Queue], "tasks": task_names(), "tenants": tenants_of(viewer)}
+    stream = "" if filters.cursor else stream_of("letters", filters.query())
+    return page("letters.html", viewer, stream, filters=filters, count=count, **regions.letters(viewer, request.query_params), **choices)
 
 
 @pages.post("/dead-letters/replay-one", dependencies=[FromHere])
@@ -164,7 +163,7 @@ def mail(request: Request, viewer: ViewerNow) -> Response:
     tenant = request.query_params.get("tenant", "").strip()
     parts = regions.mail(viewer, request.query_params)
     filters = regions.Filters(tenant=tenant)
-    return _page("mail.html", viewer, _stream("mail", filters.query()), filters=filters, tenants=_tenants(viewer), **parts)
+    return page("mail.html", viewer, stream_of("mail", filters.query()), filters=filters, tenants=tenants_of(viewer), **parts)
 
 
 def _changed(viewer: Viewer, change: Callable[[Session], object], target: str) -> Response:
@@ -180,25 +179,10 @@ def error_page(request: Request, status: int, detail: str) -> Response:
 
 
 def _login(request: Request, target: str, error: str = "", status: int = 200) -> Response:
-    def page(token: str) -> Response:
+    def with_token(token: str) -> Response:
         return HTMLResponse(render("login.html", csrf_token=token, target=target, error=error, viewer=None, stream=""), status)
 
-    return login_token(request, page)
-
-
-def _page(template: str, viewer: Viewer, stream: str, **values: Any) -> Response:
-    return HTMLResponse(render(template, viewer=viewer, stream=stream, **values))
-
-
-def _stream(page: str, query: str) -> str:
-    return f"/live?page={page}" + (f"&{query}" if query else "")
-
-
-def _tenants(viewer: Viewer) -> list[str]:
-    if not viewer.is_admin:
-        return []
-    with viewer.acting.system_session() as session:
-        return [tenant.name for tenant in Tenants(session).all()]
+    return login_token(request, with_token)
 
 
 def _inside(target: str) -> str:

@@ -14,16 +14,27 @@ from api.dashboard.sessions import Viewer
 from api.dashboard.templating import render
 from api.routes.queues import paused_queues
 from core.errors import InvalidInputError
-from runs.control import QueueStats, get_queue_stats, get_task_status, get_workers, is_ready, list_runs, parse_states
+from runs.control import (
+    QueueStats,
+    cursor_after,
+    get_queue_stats,
+    get_task_status,
+    get_workers,
+    is_ready,
+    list_runs,
+    parse_cursor,
+    parse_states,
+)
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.mail_views import MailViews
 from storage.repositories.runs import RunFilter
 from storage.repositories.tenants import Tenants
-from storage.states import WAITING, State
+from storage.states import WAITING, OutboundStatus, State
 
 Regions = dict[str, Markup]
 FILTERS = ("state", "queue", "task", "q", "tenant", "reason")
 LATEST = 20
+OUTBOX_PAGE = 50
 WAITING_STATES = ",".join(sorted(WAITING)).lower()
 
 
@@ -116,7 +127,32 @@ def mail(viewer: Viewer, query: Mapping[str, str]) -> Regions:
     }
 
 
-PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {"overview": overview, "run": run, "letters": letters, "mail": mail}
+def outbox(viewer: Viewer, query: Mapping[str, str]) -> Regions:
+    """Mails on their way out and what became of them."""
+    status = query.get("status", "").strip()[:20]
+    if status and status not in list(OutboundStatus):
+        raise InvalidInputError(f"A status is one of {', '.join(OutboundStatus)}.")
+    cursor = query.get("cursor", "").strip()[:300]
+    with viewer.looking_at(query.get("tenant", "").strip()[:100]).acting.session() as session:
+        mails = MailViews(session).outbound(status or None, before=parse_cursor(cursor), limit=OUTBOX_PAGE + 1)
+        names = Tenants(session).names() if viewer.is_admin else {}
+    shown, last = mails[:OUTBOX_PAGE], mails[OUTBOX_PAGE - 1] if len(mails) > OUTBOX_PAGE else None
+    older = urlencode({**_given(query), "cursor": cursor_after(last.created_at, last.id)}) if last is not None else ""
+    facts = {"mails": shown, "names": names, "status": status, "older": older, "newest": urlencode(_given(query)) if cursor else None}
+    return {"outbox": render("_outbox.html", **facts, viewer=viewer, words=words)}
+
+
+def _given(query: Mapping[str, str]) -> dict[str, str]:
+    return {name: query[name] for name in ("status", "tenant") if query.get(name)}
+
+
+PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {
+    "overview": overview,
+    "run": run,
+    "letters": letters,
+    "mail": mail,
+    "outbox": outbox,
+}
 
 
 def regions_of(viewer: Viewer, query: Mapping[str, str]) -> Regions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from core.clock import now
 from core.logging import SECRET_NAMES, safe_text
 from runs.control import revoke_requested
 from storage.models import TaskAttempt, TaskRun
-from storage.states import Ending, State, WaitingFor
+from storage.states import Ending, OutboundStatus, State, WaitingFor
 
 STATE_WORDS = {
     State.PENDING: "Waiting",
@@ -35,6 +36,15 @@ REASONS = {
     "recipient_rejected": "The receiving server will not take this mail.",
     "uncertain": "The mail may have been delivered, so it is not sent again by itself.",
 }
+MAIL_WORDS = {
+    OutboundStatus.PENDING: ("Waiting", "PENDING"),
+    OutboundStatus.SENDING: ("Sending", "STARTED"),
+    OutboundStatus.SENT: ("Sent", "SUCCESS"),
+    OutboundStatus.FAILED: ("Failed", "FAILURE"),
+    OutboundStatus.UNCERTAIN: ("Uncertain", "RETRY"),
+    OutboundStatus.CANCELLED: ("Cancelled", "REVOKED"),
+}
+"""Status of a mail to the word people use and the state of a run that looks like it."""
 LONGEST_VALUE = 120
 MOST_ITEMS = 20
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
@@ -43,6 +53,16 @@ Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 def state_word(state: str) -> str:
     """The word people use for a state."""
     return STATE_WORDS.get(State(state), state)
+
+
+def mail_word(status: str) -> tuple[str, str]:
+    """The word for a mail's status, and which state's sign it gets."""
+    return MAIL_WORDS.get(OutboundStatus(status), (status, "PENDING"))
+
+
+def addressees(text: str, *, in_full: bool) -> str:
+    """To whom; operators see the domains only."""
+    return text if in_full else re.sub(r"[^@,\s]+@", "‹hidden›@", text)
 
 
 def clock_time(moment: datetime | None) -> str:

@@ -47,14 +47,14 @@ class Desk:
         self.ann = world.record.people.ann
         self.patch = monkeypatch
         self.sent_over: list[Any] = []
-        self.settings(
-            system_smtp_url=SecretStr("smtp+starttls://robot%40acme.test:pw@smtp.test"), link_base_url="https://app.acme.test/"
-        )
+        self.settings(system_smtp_url=SecretStr("smtp+starttls://robot%40acme.test:pw@smtp.test"), link_base_url="https://app.acme.test/")
 
     def settings(self, **changes: Any) -> None:
         use_settings(get_settings().model_copy(update=changes))
 
-    def call(self, task: Task[..., Any], *, via: Any = None, run_id: str = "", number: int = 1, who: Identity | None = None, **given: Any) -> Any:
+    def call(
+        self, task: Task[..., Any], *, via: Any = None, run_id: str = "", number: int = 1, who: Identity | None = None, **given: Any
+    ) -> Any:
         """One attempt of a run that is recorded as any other."""
         who = who or self.ann
         run_id = run_id or self.enqueue(task, who, **given)
@@ -66,7 +66,9 @@ class Desk:
 
         self.patch.setattr(actors.carrying, "transport_to", transport)
         args = self.run(run_id).args
-        set_current_run(Claim(run_id, who.tenant_id, who.user_id, task.actor_name, "high_priority", args, number, 6, number, None, None, None))
+        set_current_run(
+            Claim(run_id, who.tenant_id, who.user_id, task.actor_name, "high_priority", args, number, 6, number, None, None, None)
+        )
         try:
             with acting_as(who):
                 return task(**args)
