@@ -39,6 +39,8 @@ WHAT_IT_IS: dict[type[nodes.Node], str] = {
     nodes.Assign: "set",
     nodes.AssignBlock: "set",
     nodes.Macro: "macros",
+    nodes.Scope: "autoescape",
+    nodes.ScopedEvalContextModifier: "autoescape",
     nodes.Include: "include",
     nodes.Import: "import",
     nodes.FromImport: "import",
@@ -125,12 +127,12 @@ def _names(tree: nodes.Template, *, is_html: bool) -> Iterator[str]:
     """The variables, after a look at everything else."""
     for node, depth in _walk(tree):
         if depth > DEEPEST:
-            raise TemplateRefused(f"line {node.lineno}: it is nested too deeply")
+            raise TemplateRefused(f"line {node.lineno or 1}: it is nested too deeply")
         if isinstance(node, nodes.Extends):
             _check_extends(node, is_html=is_html)
         elif not isinstance(node, ALLOWED) or (isinstance(node, nodes.Call) and not _is_super(node)):
             kind = next((words for cls, words in WHAT_IT_IS.items() if isinstance(node, cls)), type(node).__name__.lower())
-            raise TemplateRefused(f"line {node.lineno}: templates may not use {kind}")
+            raise TemplateRefused(f"line {node.lineno or 1}: templates may not use {kind}")
         elif isinstance(node, nodes.Name) and node.name != "super":
             yield node.name
 
