@@ -48,6 +48,16 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def blot_out(error: BaseException) -> None:
+    """The same for an error on its way out, and for those behind it: whoever logs it repeats nothing."""
+    met: set[int] = set()
+    behind: BaseException | None = error
+    while behind is not None and id(behind) not in met:
+        met.add(id(behind))
+        behind.args = tuple(without_secrets(part) if isinstance(part, str) else part for part in behind.args)
+        behind = behind.__cause__ or behind.__context__
+
+
 def checkpoint() -> None:
     """Where a long actor can be stopped. Raises RunRevoked when somebody has revoked the run; costs next to nothing otherwise."""
     run = _current.get()

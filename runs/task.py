@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from brokers.queues import Priority, Queue, policy_of
 from core.settings import get_settings
-from runs.current import current_run
+from runs.current import blot_out, current_run
 from runs.limits import watch
 from runs.registry import parameters_of, secrets_of
 from runs.secrets import reveal
@@ -49,9 +49,19 @@ class Task(dramatiq.Actor[P, R]):
         run = current_run()
         if run is None:
             return self.fn(*args, **kwargs)
-        secrets: dict[str, Any] = reveal(self, run) if secrets_of(self) else {}
+        call = self._revealing if secrets_of(self) else self.fn
         with watch.soft_limit(run.soft_limit or self.limits()[0], (run.run_id, run.fence)):
-            return self.fn(*args, **{**kwargs, **secrets}) if secrets else self.fn(*args, **kwargs)
+            return call(*args, **kwargs)
+
+    def _revealing(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        run = current_run()
+        assert run is not None
+        secrets: dict[str, Any] = {**kwargs, **reveal(self, run)}
+        try:
+            return self.fn(*args, **secrets)
+        except BaseException as error:
+            blot_out(error)
+            raise
 
     def with_arguments(self, *args: P.args, **kwargs: P.kwargs) -> Step:
         """The task and what to call it with: a step of a chain or a member of a group."""
