@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     @cached_property
     def credential_keys(self) -> KeyRing:
         """The keys that encrypt stored credentials. Raises ConfigurationError when none is set."""
-        return self._ring("CREDENTIAL_ENCRYPTION_KEY", self.credential_encryption_key, "encrypts stored mailbox passwords")
+        return self._ring("CREDENTIAL_ENCRYPTION_KEY", self.credential_encryption_key, "encrypts stored passwords and secret arguments")
 
     @cached_property
     def system_smtp(self) -> SmtpServer | None:

@@ -10,6 +10,7 @@ from typing import Any
 from core.clock import now
 from core.logging import SECRET_NAMES, safe_text
 from runs.control import revoke_requested
+from runs.current import MASK
 from storage.models import TaskAttempt, TaskRun
 from storage.states import Ending, OutboundStatus, State, WaitingFor
 
@@ -160,6 +161,8 @@ def progress_of(run: TaskRun) -> dict[str, Any] | None:
 
 def private(value: Any, name: str = "") -> Any:
     """A value with everything left out that looks secret, personal or long."""
+    if value == MASK:
+        return value
     if SECRET_NAMES.search(name) and value not in (None, "", [], {}):
         return "‹hidden›"
     if isinstance(value, str):

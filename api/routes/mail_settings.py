@@ -20,7 +20,7 @@ from mail.templates.catalogue import normal_locale
 from storage.repositories.letters import FIELDS, TenantMail
 
 router = APIRouter(route_class=JsonRoute, tags=["templates"])
-Path = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^/[A-Za-z0-9._~/?=&%-]*$")]
+Path = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^/([A-Za-z0-9._~?=&%-][A-Za-z0-9._~/?=&%-]*)?$")]
 
 
 class MailSettingsBody(Request):

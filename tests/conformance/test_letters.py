@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 import actors.carrying
 import actors.letters
 import actors.outbound
+import actors.send
 from api.app import create_app
 from brokers.message import MessageEncoder
 from brokers.queues import Queue
@@ -129,7 +130,8 @@ def test_a_verification_mail_arrives_and_its_token_is_nowhere_else(
         assert world.wait_for(run_id, timeout=30).state == "SUCCESS"
         message = email.message_from_bytes(received.raw, policy=email.policy.default)
         for kind in ("plain", "html"):
-            part = message.get_body((kind,))  # type: ignore[attr-defined]
+            part = message.get_body((kind,))
+            assert part is not None
             assert "https://app.acme.test/verify-email?token=canary%2Ftoken%2B8123" in part.get_content()
         wait_until(lambda: world.count(RunSecret) == 0, 30)
         with world.session() as session:
@@ -175,13 +177,15 @@ class Hand:
         with self.world.attempt(ann), acting_as(ann):
             self.patch.setattr(actors.carrying, "transport_to", lambda *_: via or FakeTransport(refuses=set(to)))
             with pytest.raises(MailroomError):
-                actors.send.send_email(self.client, list(to), subject="Hi", body_text="Hello")  # type: ignore[attr-defined]
-        return self.rows("SELECT id FROM outbound_emails ORDER BY created_at DESC, id DESC")[0][0]
+                actors.send.send_email(self.client, list(to), subject="Hi", body_text="Hello")
+        return str(self.rows("SELECT id FROM outbound_emails ORDER BY created_at DESC, id DESC")[0][0])
 
     def rows(self, statement: str, **values: Any) -> list[Any]:
         with self.record.session() as session:
             result = session.execute(text(statement), values)
-            return [tuple(str(value) if value is not None else None for value in row) for row in result] if result.returns_rows else []
+            if not statement.startswith("SELECT"):
+                return []
+            return [tuple(str(value) if value is not None else None for value in row) for row in result]
 
     def process(self) -> Any:
         with acting_as(SYSTEM):

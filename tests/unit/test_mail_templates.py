@@ -12,12 +12,11 @@ from core.errors import InvalidInputError, NotFoundError, PermanentError
 from mail.addresses import Address
 from mail.mime_build import OutgoingMail, build_message
 from mail.templates.catalogue import KINDS, SECRET_SAMPLE, Source, kind_named, locales_for, normal_locale, shipped, shipped_locales
-from mail.templates.language import LARGEST_OUTPUT, read_part
+from mail.templates.language import LARGEST_OUTPUT, TemplateRefused, read_part
 from mail.templates.letters import (
     House,
     Letter,
     Template,
-    TemplateRefused,
     check_template,
     compose,
     duration,

@@ -94,6 +94,17 @@ def test_a_missing_key_is_told_when_it_is_needed(name: str) -> None:
         ("API_PORT", "70000"),
         ("LOG_LEVEL", "canary"),
         ("TASK_TIME_LIMIT", "-1"),
+        ("SYSTEM_SMTP_URL", "http://canary"),
+        ("SYSTEM_SMTP_URL", "smtp://:canary@h"),
+        ("SYSTEM_SMTP_URL", "smtp://canary:canary"),
+        ("SYSTEM_SMTP_URL", "smtp://"),
+        ("SYSTEM_SMTP_URL", "smtps://canary:0"),
+        ("SYSTEM_SMTP_URL", "smtp://h?tls=canary"),
+        ("SYSTEM_SMTP_URL", "smtp://h/canary"),
+        ("SYSTEM_SMTP_URL", "smtp://h?canary=1"),
+        ("SYSTEM_SENDER", "canary"),
+        ("LINK_BASE_URL", "canary"),
+        ("MAIL_LOCALE", "canary!"),
     ],
 )
 def test_a_wrong_value_gives_one_line_that_names_the_setting_and_not_the_value(
@@ -106,6 +117,29 @@ def test_a_wrong_value_gives_one_line_that_names_the_setting_and_not_the_value(
     assert str(error.value).startswith(f"{name}: ")
     assert "\n" not in str(error.value)
     assert "canary" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("smtp://h", ("h", 25, "plain", None, None)),
+        ("smtp://h:2525?tls=starttls", ("h", 2525, "starttls", None, None)),
+        ("smtp+starttls://u%40x.test:p%3A%2F@h", ("h", 587, "starttls", "u@x.test", "p:/")),
+        ("smtps://u:p@h", ("h", 465, "tls", "u", "p")),
+        ("smtp://u:p@[::1]:26/?tls=implicit", ("::1", 26, "tls", "u", "p")),
+        ("smtps://h?tls=none", ("h", 25, "plain", None, None)),
+    ],
+)
+def test_the_systems_mail_server_is_read_from_its_url(url: str, expected: tuple[Any, ...]) -> None:
+    server = made(system_smtp_url=url).system_smtp
+    assert server is not None
+    assert (server.host, server.port, server.security, server.username, server.password) == expected
+    assert "password" not in repr(server)
+
+
+def test_without_a_system_mail_server_there_is_none() -> None:
+    assert made(system_smtp_url="", system_sender="", link_base_url="").system_smtp is None
+    assert made(system_sender="Acme <a@x.test>", link_base_url="https://x.test/app").system_sender == "Acme <a@x.test>"
 
 
 def test_a_wrong_key_in_the_environment_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
