@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from api.serve import Server
 from core.clock import now
+from storage.models import OutboundEmail
 from tests.conftest import missing
 from tests.unit.api_world import World, world
 
@@ -178,6 +179,28 @@ def test_mail_and_logging_out(world: World, visit: Visit) -> None:
     expect(page.get_by_text("Hello acme")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_letter_is_shown_with_its_styles_and_the_outbox_with_its_reasons(world: World, visit: Visit) -> None:
+    page = visit.page
+    script = "<script>parent.document.title = 'broken'</script><p style='color: rgb(1, 2, 3)'>Code {{ token }}</p>"
+    template = {"subject": "Code for {{ username }}", "text": "{{ token }}", "html": script}
+    assert world.call("PUT", "/api/mail/templates/verification?locale=de", json=template).status_code == 200
+    with world.system() as session:
+        mail = session.get_one(OutboundEmail, world.acme.outbound_id)
+        mail.status, mail.last_error = "failed", "The mail server refused the recipient."
+    visit.log_in(world.acme.key)
+    page.get_by_role("link", name="Mail", exact=True).click()
+    page.get_by_role("link", name="Outbox").click()
+    expect(page.get_by_text("The mail server refused the recipient.")).to_be_visible()
+    page.get_by_role("link", name="Templates").click()
+    letter = page.frame_locator("iframe.letter")
+    expect(letter.get_by_role("link", name="Verify e-mail address")).to_have_css("color", "rgb(255, 255, 255)")
+    page.get_by_role("combobox", name="Language").select_option("de")
+    expect(page.get_by_role("heading", name="Code for Robin")).to_be_visible()
+    expect(letter.get_by_text("Code k7Qm2")).to_have_css("color", "rgb(1, 2, 3)")
+    expect(page).to_have_title("Templates · Mailroom")
+    visit.complaints[:] = [text for text in visit.complaints if "Blocked script execution" not in text and "script-src" not in text]
 
 
 def test_what_strangers_wrote_stays_text_also_when_it_arrives_live(world: World, visit: Visit) -> None:
