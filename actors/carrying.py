@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TypedDict
 
@@ -16,10 +17,12 @@ from sqlalchemy.orm import Session
 from actors.endpoints import NoMailServerError, endpoint_of, system_endpoint, with_fresh_token
 from actors.hosts import talking_to
 from actors.sent_copies import resolve_uncertain_email, save_sent_copy
+from actors.together import Together, together
 from core.clock import now, to_epoch_ms
 from core.errors import ConflictError, MailroomError, PermanentError, Snooze, TransientError, UnavailableError
 from core.logging import get_logger
 from core.settings import get_settings
+from core.tenancy import current_identity
 from mail.accounts import Endpoint
 from mail.delivery import DeliveryOutcome, Refusal, Transport, deliver, refusals
 from mail.errors import DeliveryUncertain, RecipientRejected
@@ -29,7 +32,8 @@ from runs.enqueue import enqueue
 from runs.limits import SoftTimeLimitExceeded
 from storage.drafts import source_of
 from storage.engine import session_scope
-from storage.models import OutboundEmail
+from storage.first_tries import Accepted, Found, Look, Mark
+from storage.models import EmailClient, OutboundEmail
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.outbound import FIRST_WAIT, OutboundEmails, Standing
 from storage.repositories.outbox import LOST, Outbox
@@ -63,10 +67,14 @@ class _Job:
     endpoint: Endpoint
     has_token: bool
     recipients: list[str]
+    shared: Together | None = None
+    """Marked and settled together with mails of other threads; None: in transactions of its own."""
 
 
 def carry(email_id: str) -> SendResult:
     """Delivers the mail to those who have not got it, unless an earlier attempt may have. Raises Snooze while somebody waits."""
+    if (first := _first_try(email_id)) is not None:
+        return _deliver(first)
     try:
         with session_scope() as session:
             outbox = Outbox(session)
@@ -87,6 +95,29 @@ def carry(email_id: str) -> SendResult:
 def transport_to(email: OutboundEmail, endpoint: Endpoint) -> Transport:
     """The account's SMTP server, over a connection of this process' pool."""
     return POOL.transport(f"{email.tenant_id}:{email.client_id}", endpoint, envelope_id=email.id)
+
+
+def _first_try(email_id: str) -> _Job | None:
+    """What is to be done for a mail like nearly all: its first try, and nothing special about it. None: look closer."""
+    shared, identity = together(), current_identity()
+    found = shared.ask(Look(identity, email_id)) if shared is not None else None
+    if not isinstance(found, Found):
+        return None
+    email = OutboundEmail(
+        id=email_id,
+        tenant_id=identity.tenant_id,
+        client_id=found.client_id,
+        message_id=found.message_id,
+        sender=found.sender,
+        source=found.source,
+        is_sealed=False,
+        attempts=0,
+    )
+    login = {name: getattr(found, name) for name in ("smtp_host", "smtp_port", "smtp_security", "smtp_username", "smtp_password")}
+    client = EmailClient(id=found.client_id, tenant_id=identity.tenant_id, email=found.email, **login)
+    with session_scope() as session:
+        endpoint = endpoint_of(EmailClients(session, get_settings().credential_keys).smtp_login(client))
+    return _Job(email, endpoint, has_token=False, recipients=found.recipients, shared=shared)
 
 
 def _prepared(session: Session, outbox: Outbox, email: OutboundEmail) -> _Job | None:
@@ -160,26 +191,46 @@ def _deliver(job: _Job) -> SendResult:
 
 
 def _mark_sending(job: _Job) -> None:
+    if job.shared is not None:
+        if not job.shared.ask(Mark(current_identity(), job.email.id)):
+            raise ConflictError("The mail is not waiting for its first try any more.")
+        return
     with session_scope() as session:
         OutboundEmails(session).mark_sending(job.email.id, job.email.attempts)
 
 
 def _recorded(job: _Job, outcome: DeliveryOutcome) -> SendResult:
+    is_first = True
     for pause in (*RECORD_AGAIN, None):
         try:
-            with session_scope() as session:
-                emails = OutboundEmails(session)
-                standing = emails.record(job.email.id, outcome, attempts=job.email.attempts)
-                emails.erase(job.email)
-                if standing.status == OutboundStatus.SENT and job.email.saved_to_sent == "wanted":
-                    enqueue(session, save_sent_copy.options(unique_key=f"copy:{job.email.id}"), email_id=job.email.id)
+            standing = (_all_accepted(job, outcome) if is_first else None) or _settled(job, outcome)
             break
         except UnavailableError:
+            is_first = False  # it may have been written: the long way finds out
             if pause is None:
                 raise
             time.sleep(pause)
     log.info("email_offered", email_id=job.email.id, status=str(standing.status), reply=outcome.reply_code, accepted=len(outcome.accepted))
     return _result(job.email, standing)
+
+
+def _all_accepted(job: _Job, outcome: DeliveryOutcome) -> Standing | None:
+    """The usual end, together with other threads' mails. None, and nothing is written, when it is not that."""
+    if job.shared is None or outcome.refused:
+        return None
+    accepted = Accepted(current_identity(), job.email.id, outcome.accepted, outcome.reply_code, outcome.enhanced or None)
+    sent_at = job.shared.ask(accepted)
+    return Standing(OutboundStatus.SENT, len(outcome.accepted), sent_at, None, None) if isinstance(sent_at, datetime) else None
+
+
+def _settled(job: _Job, outcome: DeliveryOutcome) -> Standing:
+    with session_scope() as session:
+        emails = OutboundEmails(session)
+        standing = emails.record(job.email.id, outcome, attempts=job.email.attempts)
+        emails.erase(job.email)
+        if standing.status == OutboundStatus.SENT and job.email.saved_to_sent == "wanted":
+            enqueue(session, save_sent_copy.options(unique_key=f"copy:{job.email.id}"), email_id=job.email.id)
+    return standing
 
 
 def _put_off(job: _Job, error: TransientError) -> SendResult:
