@@ -33,8 +33,8 @@ from runs.limits import SoftTimeLimitExceeded
 from storage.drafts import source_of
 from storage.engine import session_scope
 from storage.first_tries import Accepted, Found, Look, Mark
-from storage.models import EmailClient, OutboundEmail
-from storage.repositories.email_clients import EmailClients
+from storage.models import OutboundEmail
+from storage.repositories.email_clients import EmailClients, first_login
 from storage.repositories.outbound import FIRST_WAIT, OutboundEmails, Standing
 from storage.repositories.outbox import LOST, Outbox
 from storage.states import OutboundStatus
@@ -113,10 +113,7 @@ def _first_try(email_id: str) -> _Job | None:
         is_sealed=False,
         attempts=0,
     )
-    login = {name: getattr(found, name) for name in ("smtp_host", "smtp_port", "smtp_security", "smtp_username", "smtp_password")}
-    client = EmailClient(id=found.client_id, tenant_id=identity.tenant_id, email=found.email, **login)
-    with session_scope() as session:
-        endpoint = endpoint_of(EmailClients(session, get_settings().credential_keys).smtp_login(client))
+    endpoint = endpoint_of(first_login(found, identity.tenant_id, get_settings().credential_keys))
     return _Job(email, endpoint, has_token=False, recipients=found.recipients, shared=shared)
 
 

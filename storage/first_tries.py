@@ -50,8 +50,7 @@ _TURN = """
         WHERE recipient.tenant_id = sent.tenant_id AND recipient.email_id = sent.id AND recipient.status = 'pending'
     ), found AS (
         SELECT mail.id, mail.source, client.smtp_password, jsonb_build_object(
-                   'message_id', mail.message_id, 'sender', mail.sender, 'client_id', client.id, 'email', client.email,
-                   'smtp_host', client.smtp_host, 'smtp_port', client.smtp_port, 'smtp_security', client.smtp_security,
+                   'message_id', mail.message_id, 'sender', mail.sender, 'client_id', client.id, 'smtp_host', client.smtp_host, 'smtp_port', client.smtp_port, 'smtp_security', client.smtp_security,
                    'smtp_username', client.smtp_username, 'recipients', due.addresses) AS facts
         FROM jsonb_to_recordset($3) AS asked (id uuid, tenant_id uuid, user_id uuid)
         JOIN outbound_emails mail ON mail.id = asked.id AND mail.tenant_id = asked.tenant_id
@@ -111,7 +110,6 @@ class Found:
     source: bytes
     recipients: list[str]
     client_id: str
-    email: str
     smtp_host: str
     smtp_port: int | None
     smtp_security: str | None

@@ -13,6 +13,7 @@ from core.errors import ConflictError, InvalidInputError
 from core.settings import KeyRing
 from storage.credentials import CredentialBox
 from storage.expressions import db_now, db_now_plus
+from storage.first_tries import Found
 from storage.models import EmailClient, TaskRun
 from storage.repositories.base import Repository
 from storage.states import LIVE, State
@@ -23,6 +24,7 @@ OAUTH_FIELDS = ("oauth_token_url", "oauth_client_id")
 SERVER_FIELDS = (*(f"{protocol}_{what}" for protocol in PROTOCOLS for what in ("host", "port", "security", "username")), *OAUTH_FIELDS)
 PLAIN_FIELDS = ("name", "email", "is_sync_enabled", "sync_interval", "saves_sent", *SERVER_FIELDS)
 SECRET_FIELDS = (*(f"{protocol}_password" for protocol in PROTOCOLS), "oauth_client_secret", "oauth_refresh_token")
+SMTP = (587, "starttls")  # where mail is submitted unless the account says otherwise (RFC 6409)
 TOKEN_MARGIN_SECONDS = 120
 """A token that is void sooner than this is not used any more: a login takes its time, and clocks differ."""
 
@@ -128,7 +130,7 @@ class EmailClients(Repository):
 
     def smtp_login(self, client: EmailClient) -> Login:
         """Raises InvalidInputError when the account has no SMTP server. Without a user name it sends without a login, unless by a token."""
-        return self._login(client, "smtp", 587, "starttls", client.smtp_username or (client.email if client.oauth_token_url else None))
+        return self._login(client, "smtp", *SMTP, client.smtp_username or (client.email if client.oauth_token_url else None))
 
     def _login(self, client: EmailClient, protocol: str, port: int, security: str, username: str | None) -> Login:
         host, given_port, given_security = (getattr(client, f"{protocol}_{what}") for what in ("host", "port", "security"))
@@ -227,6 +229,14 @@ class EmailClients(Repository):
         if self._keys is None:
             raise InvalidInputError("Credentials cannot be read or written here: no key ring was given.")
         return CredentialBox(self._keys)
+
+
+def first_login(found: Found, tenant_id: str, keys: KeyRing) -> Login:
+    """`smtp_login` of an account that was read together with a mail."""
+    sealed = found.smtp_password
+    place = {"tenant_id": tenant_id, "account_id": found.client_id, "kind": "smtp_password"}
+    password = CredentialBox(keys).decrypt(sealed, **place) if sealed else None
+    return Login(found.smtp_host, found.smtp_port or SMTP[0], found.smtp_security or SMTP[1], found.smtp_username, password)
 
 
 def sync_key(client_id: str) -> str:
