@@ -50,8 +50,9 @@ _TURN = """
         WHERE recipient.tenant_id = sent.tenant_id AND recipient.email_id = sent.id AND recipient.status = 'pending'
     ), found AS (
         SELECT mail.id, mail.source, client.smtp_password, jsonb_build_object(
-                   'message_id', mail.message_id, 'sender', mail.sender, 'client_id', client.id, 'smtp_host', client.smtp_host, 'smtp_port', client.smtp_port, 'smtp_security', client.smtp_security,
-                   'smtp_username', client.smtp_username, 'recipients', due.addresses) AS facts
+                   'message_id', mail.message_id, 'sender', mail.sender, 'client_id', client.id, 'smtp_host', client.smtp_host,
+                   'smtp_port', client.smtp_port, 'smtp_security', client.smtp_security, 'smtp_username', client.smtp_username,
+                   'recipients', due.addresses) AS facts
         FROM jsonb_to_recordset($3) AS asked (id uuid, tenant_id uuid, user_id uuid)
         JOIN outbound_emails mail ON mail.id = asked.id AND mail.tenant_id = asked.tenant_id
          AND (asked.user_id IS NULL OR mail.user_id = asked.user_id)
