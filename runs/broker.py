@@ -38,7 +38,7 @@ from runs.registry import parameters_of
 from runs.relay import Housekeeper, Relay, RelayHooks
 from runs.retry import handed_back
 from runs.task import Call, Task
-from runs.ticks import enqueue_tick, minute_of
+from runs.ticks import fire_from_periodiq
 from storage import dispatch, lives
 from storage.claims import claim_suspect
 from storage.engine import relay_connection, session_scope, system_connection
@@ -121,7 +121,7 @@ class RunBroker(dramatiq.Broker):
         scheduled_at = message.options.get("scheduled_at")  # from periodiq's own scheduler
         if scheduled_at is not None:
             with session_scope(system=True, engine=self._parts.get_engine()) as session:
-                run_id = enqueue_tick(session, task, minute_of(scheduled_at))
+                run_id = fire_from_periodiq(session, task, scheduled_at)
             return message if run_id is None else message.copy(message_id=run_id)
         arguments = {**dict(zip(parameters_of(task), message.args, strict=False)), **message.kwargs}
         return message.copy(message_id=self.intake.submit(Call(task, delay=delay / 1000 if delay else None), arguments))

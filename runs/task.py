@@ -15,6 +15,7 @@ from core.settings import get_settings
 from runs.current import current_run
 from runs.limits import watch
 from runs.registry import parameters_of
+from runs.schedule import Schedule
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +41,7 @@ class Task(dramatiq.Actor[P, R]):
     options: TaskOptions[P, R]
 
     def __init__(self, fn: Callable[P, R], **options: Any) -> None:
+        self.schedule = Schedule.of(options["actor_name"], options["options"])  # before the broker knows it
         super().__init__(fn, **options)
         self.options = TaskOptions(self, self.options)
 
@@ -134,7 +136,11 @@ class Step:
 
 
 def task(*, queue: Queue, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Declares a task on a queue. Options: `retries`, `base_backoff` (s), `periodic` (a periodiq cron), `mail_host` (a MailHost)."""
+    """Declares a task on a queue. Options: `retries`, `base_backoff` (s), `mail_host` (a MailHost), `periodic` (a periodiq cron).
+
+    A periodic one may say more, see runs/schedule.py: `timezone` (UTC), `catch_up` (once), `overlap` (allow), `jitter` (0 s). Raises
+    ConfigurationError for a schedule that cannot be.
+    """
 
     def declare(function: Callable[P, R]) -> Task[P, R]:
         declared = dramatiq.actor(actor_class=Task, queue_name=str(queue), **options)(function)
