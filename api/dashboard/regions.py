@@ -15,6 +15,7 @@ from api.dashboard.templating import render
 from api.routes.queues import paused_queues
 from core.errors import InvalidInputError
 from runs.control import QueueStats, get_queue_stats, get_task_status, get_workers, is_ready, list_runs, parse_states
+from scheduler.control import get_schedules
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.mail_views import MailViews
 from storage.repositories.runs import RunFilter
@@ -116,7 +117,20 @@ def mail(viewer: Viewer, query: Mapping[str, str]) -> Regions:
     }
 
 
-PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {"overview": overview, "run": run, "letters": letters, "mail": mail}
+def schedules(viewer: Viewer, _query: Mapping[str, str]) -> Regions:
+    """When each schedule fires and what became of its last run. They are the system's, and told to everybody."""
+    with viewer.acting.system_session() as session:
+        found = get_schedules(session)
+    return {"schedules": render("_schedules.html", schedules=found, viewer=viewer, words=words)}
+
+
+PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {
+    "overview": overview,
+    "run": run,
+    "letters": letters,
+    "mail": mail,
+    "schedules": schedules,
+}
 
 
 def regions_of(viewer: Viewer, query: Mapping[str, str]) -> Regions:
