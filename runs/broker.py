@@ -37,6 +37,7 @@ from runs.recorder import Recorder
 from runs.registry import parameters_of
 from runs.relay import Housekeeper, Relay, RelayHooks
 from runs.retry import handed_back
+from runs.signals import Announcer
 from runs.task import Call, Task
 from runs.ticks import fire_from_periodiq
 from storage import dispatch, lives
@@ -83,6 +84,7 @@ class RunBroker(dramatiq.Broker):
         self._relay: Relay | None = None
         self._admitter: Housekeeper | None = None  # of a process that has no relay
         self._is_shut_down = False  # a worker's loop has ended; what it could not end is still to be handed back
+        self.signals = Announcer(parts.get_engine, lambda name: getattr(self.actors.get(name), "hooks", None))
         self.on_retire: Retire = end_process
         self.on_leaving: Callable[[], None] = lambda: None  # runs are about to be handed back: the process must end soon, whatever happens
 
@@ -173,7 +175,7 @@ class RunBroker(dramatiq.Broker):
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         worker.work_queue = WorkQueue()  # type: ignore[assignment]
         queues = sorted(worker.consumer_whitelist or self.queues)
-        hooks = RelayHooks(on_held=self._tell_of_held, on_suspects=self._offer_to_be_alone)
+        hooks = RelayHooks(on_held=self._tell_of_held, on_suspects=self._offer_to_be_alone, on_lost=self.signals.ended)
         self._relay = Relay(engine, self.publisher, self._parts.window, hooks)
         self.recorder = Recorder(
             open_record(engine),
@@ -204,6 +206,7 @@ class RunBroker(dramatiq.Broker):
     def shut_down(self) -> None:
         """Writes the last outcomes. What has not ended is still this worker's: `close`, after which the process ends, hands it back."""
         self.recorder.stop()
+        self.signals.close()
         for consumer in self.consumers:
             consumer.stop()
         for housekeeper in self._housekeepers:
@@ -249,6 +252,9 @@ class RunBroker(dramatiq.Broker):
 
     def _runs_ended(self, ended: list[RunMessage]) -> None:
         self.life.run_ended(ended)
+        for message in ended:
+            if message.is_recorded and message.claim is not None and message.outcome is not None:
+                self.signals.ended(message.claim, message.outcome, message.claim.attempt)
         if self._relay is None:
             return
         claims, running = ([each.claim for each in some if each.claim is not None] for some in (ended, self.recorder.runs()))

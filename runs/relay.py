@@ -53,10 +53,12 @@ class RelayPublisher(Protocol):
 
 @dataclass(frozen=True)
 class RelayHooks:
-    """What a relay tells the process it works in, if that is a worker's: there are held runs, there are suspects."""
+    """What a relay tells the process it works in: in a worker's that there are held runs, that there are suspects; in any that a run's
+    attempt ended with its worker."""
 
     on_held: Callable[[], None] = lambda: None
     on_suspects: Callable[[], None] = lambda: None
+    on_lost: Callable[[Publishable, Outcome], None] = lambda _run, _outcome: None
 
 
 class Relay:
@@ -168,6 +170,7 @@ class Relay:
             log.warning("run_rescued", task_id=run.run_id, task_name=run.task, queue=run.queue, state=outcome.state, reason=outcome.reason)
             if is_dead:
                 self._to_bury.put((envelope_of(run), "worker_lost"))
+            self._hooks.on_lost(run, outcome)
 
     def _mark_overrun(self) -> None:
         with self._transaction() as connection:

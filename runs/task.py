@@ -16,6 +16,7 @@ from runs.current import current_run
 from runs.limits import watch
 from runs.registry import parameters_of
 from runs.schedule import Schedule
+from runs.signals import HasSignals, Hooks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,13 +36,14 @@ class TaskOptions(dict[str, Any], Generic[P, R]):
         return Call(self._task, **options)
 
 
-class Task(dramatiq.Actor[P, R]):
+class Task(dramatiq.Actor[P, R], HasSignals):
     """An actor whose call is under the run's soft limit, and that carries no arguments into a log line."""
 
     options: TaskOptions[P, R]
 
     def __init__(self, fn: Callable[P, R], **options: Any) -> None:
         self.schedule = Schedule.of(options["actor_name"], options["options"])  # before the broker knows it
+        self.hooks = Hooks()
         super().__init__(fn, **options)
         self.options = TaskOptions(self, self.options)
 

@@ -181,6 +181,12 @@ def _write_outcome(connection: Connection, outcome: Outcome) -> bool:
     return True
 
 
+def attempt_state(connection: Connection, run_id: str, fence: int) -> State | None:
+    """How an attempt was recorded."""
+    state = connection.scalar(select(TaskAttempt.state).where(TaskAttempt.run_id == run_id, TaskAttempt.fence == fence))
+    return State(state) if state is not None else None
+
+
 def _attempt_row(outcome: Outcome, run: Any) -> dict[str, Any]:
     return {
         "run_id": outcome.run_id,
