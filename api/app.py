@@ -32,6 +32,7 @@ from api.routes import (
     suppressions,
     sweeps,
     tasks,
+    webhooks,
     workers,
 )
 from api.version import version
@@ -57,6 +58,7 @@ ROUTERS = (
     controls.router,
     workers.router,
     schedules.router,
+    webhooks.router,
 )
 
 

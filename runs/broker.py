@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dramatiq
@@ -40,6 +40,7 @@ from runs.retry import handed_back
 from runs.signals import Announcer
 from runs.task import Call, Task
 from runs.ticks import fire_from_periodiq
+from runs.webhooks.starting import start_deliveries
 from storage import dispatch, lives
 from storage.claims import claim_suspect
 from storage.engine import relay_connection, session_scope, system_connection
@@ -149,6 +150,10 @@ class RunBroker(dramatiq.Broker):
                 housekeeper.start()
         housekeeper.wake()
 
+    def relay_hooks(self, engine: Engine) -> RelayHooks:
+        """What a relay of any process tells it."""
+        return RelayHooks(on_lost=self.signals.ended, on_deliveries=lambda: start_deliveries(self, engine))
+
     def close(self) -> None:
         """Sends what is left to be published, closes the connections and, in a worker process that is about to end, says goodbye."""
         with self._lock:
@@ -175,7 +180,7 @@ class RunBroker(dramatiq.Broker):
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         worker.work_queue = WorkQueue()  # type: ignore[assignment]
         queues = sorted(worker.consumer_whitelist or self.queues)
-        hooks = RelayHooks(on_held=self._tell_of_held, on_suspects=self._offer_to_be_alone, on_lost=self.signals.ended)
+        hooks = replace(self.relay_hooks(engine), on_held=self._tell_of_held, on_suspects=self._offer_to_be_alone)
         self._relay = Relay(engine, self.publisher, self._parts.window, hooks)
         self.recorder = Recorder(
             open_record(engine),

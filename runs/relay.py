@@ -54,11 +54,12 @@ class RelayPublisher(Protocol):
 @dataclass(frozen=True)
 class RelayHooks:
     """What a relay tells the process it works in: in a worker's that there are held runs, that there are suspects; in any that a run's
-    attempt ended with its worker."""
+    attempt ended with its worker, and that there are events for webhooks."""
 
     on_held: Callable[[], None] = lambda: None
     on_suspects: Callable[[], None] = lambda: None
     on_lost: Callable[[Publishable, Outcome], None] = lambda _run, _outcome: None
+    on_deliveries: Callable[[], None] = lambda: None
 
 
 class Relay:
@@ -130,7 +131,7 @@ class Relay:
             self._hooks.on_held()
         if todo.suspects and self.admission.suspects_wait():
             self._hooks.on_suspects()
-        is_any_to_send = todo.due or todo.followers or todo.unswept or todo.paused or todo.limited
+        is_any_to_send = todo.due or todo.followers or todo.unswept or todo.paused or todo.limited or todo.deliveries
         if self._sender is not None and (is_any_to_send or not self._to_bury.empty()):
             self._sender.wake()
 
@@ -145,6 +146,8 @@ class Relay:
         if todo.due or is_any_released:
             self.publish_due()
         self._mind_barriers(todo)
+        if todo.deliveries:
+            self._hooks.on_deliveries()
 
     def _mind_barriers(self, todo: ToDo) -> None:
         if todo.unswept:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from core.errors import UnavailableError
 from core.logging import get_logger
 from runs.broker import RunBroker
-from runs.relay import Relay, RelayHooks
+from runs.relay import Relay
 from runs.schedule import Schedule
 from runs.task import Task
 from runs.ticks import Untold, fire
@@ -60,7 +60,7 @@ class Scheduler:
 
     def run(self) -> None:
         """Until stopped. A database that is away is waited for."""
-        relay = Relay(self._engine, self._broker.publisher, self._broker.window, RelayHooks(on_lost=self._broker.signals.ended))
+        relay = Relay(self._engine, self._broker.publisher, self._broker.window, self._broker.relay_hooks(self._engine))
         housekeepers = relay.housekeepers()
         for housekeeper in housekeepers:
             housekeeper.start()

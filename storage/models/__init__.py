@@ -7,6 +7,7 @@ from storage.models.outbox import DkimKey, OutboundEmail, OutboundRecipient, Sup
 from storage.models.runs import TaskAttempt, TaskRun, WorkerProcess
 from storage.models.schedules import Schedule, ScheduleTick
 from storage.models.tenants import ApiKey, DashboardSession, Tenant, User
+from storage.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "ApiKey",
@@ -32,5 +33,7 @@ __all__ = [
     "Tenant",
     "ThreadLink",
     "User",
+    "Webhook",
+    "WebhookDelivery",
     "WorkerProcess",
 ]

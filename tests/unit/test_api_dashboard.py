@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from httpx import Response
-from periodiq import cron
 from starlette.datastructures import QueryParams
 
 import api.dashboard
@@ -22,14 +21,10 @@ from api import events
 from api.dashboard import live, words
 from api.dashboard.regions import Filters
 from api.dashboard.sessions import COOKIE, viewer_of
-from brokers.queues import Queue
 from core.clock import now
 from core.errors import InvalidInputError, UnavailableError
 from core.ids import new_id
-from runs.task import task
-from scheduler.loop import Scheduler
 from storage.models import DashboardSession, EmailClient, EmailMessage, TaskAttempt, TaskRun, Tenant
-from storage.repositories.schedules import Schedules
 from storage.repositories.tenants import ApiKeys
 from tests.unit.api_world import World, world
 
@@ -170,56 +165,6 @@ def test_admins_pause_and_resume_queues_and_others_see_it(world: World) -> None:
     log_in(world, world.admin_key)
     form(world, "/queues/resume", csrf_token=token_in(page(world, "/")), queue="default")
     assert ">Paused<" not in page(world, "/").text
-
-
-def test_schedules_are_shown_to_all_and_turned_by_admins(world: World) -> None:
-    def tick() -> None: ...
-
-    task(queue=Queue.PERIODIC, periodic=cron("*/5 * * * *"), timezone="Europe/Berlin", jitter=90, overlap="skip")(tick)
-    log_in(world, world.admin_key)
-    assert "No schedules yet." in page(world, "/schedules").text
-    Scheduler(world.broker, world.engine).declare()
-    shown = page(world, "/schedules").text
-    for expected in ("every 5 minutes", "Europe/Berlin", "never", "up to 1 min 30 s later", "not while its run goes on"):
-        assert expected in shown, expected
-    token = token_in(page(world, "/schedules"))
-    started = form(world, "/schedules/run", csrf_token=token, schedule="tick")
-    assert page(world, started.headers["location"]).status_code == 200
-    run_id = started.headers["location"].rpartition("/")[2]
-    assert form(world, "/schedules/pause", csrf_token=token, schedule="tick").headers["location"] == "/schedules"
-    with world.system() as session:
-        Schedules(session).tick("tick", now(), run_id)
-        Schedules(session).skip_tick("tick", now(), run_id)
-    shown = page(world, "/schedules").text
-    assert "Paused" in shown
-    assert f'href="/runs/{run_id}"' in shown
-    form(world, "/schedules/resume", csrf_token=token, schedule="tick")
-    assert "Paused" not in page(world, "/schedules").text
-    assert form(world, "/schedules/pause", csrf_token=token, schedule="nobody").status_code == 404
-    world.http.cookies.clear()
-    log_in(world)
-    shown = page(world, "/schedules").text
-    assert "every 5 minutes" in shown
-    assert [word for word in ("Run now", run_id, "pause-schedule") if word in shown] == []
-    assert form(world, "/schedules/run", csrf_token=token_in(page(world, "/schedules")), schedule="tick").status_code == 403
-
-
-@pytest.mark.parametrize(
-    ("expression", "expected"),
-    [
-        ("* * * * *", "every minute"),
-        ("*/5 * * * *", "every 5 minutes"),
-        ("7 * * * *", "hourly at :07"),
-        ("5 2 * * *", "daily at 02:05"),
-        ("@midnight", "daily"),
-        ("@hourly", "hourly"),
-        ("0 2 * * mon", ""),
-        ("0 1-5 * * *", ""),
-        ("1,2 * * * *", ""),
-    ],
-)
-def test_plain_expressions_are_told_in_words(expression: str, expected: str) -> None:
-    assert words.cron_words(expression) == expected
 
 
 def test_dead_letters_say_why_and_are_replayed_or_purged_for_the_count_that_was_shown(world: World) -> None:

@@ -185,7 +185,12 @@ def test_a_run_lost_with_its_worker_is_told_by_whoever_gave_it_back(record: Reco
 def test_when_hooks_cannot_keep_up_runs_are_not_told_of(record: Record, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "MOST_WAITING", 2)
     hooks, gate = Hooks(), threading.Event()
-    hooks.connect(signals.Signal.ON_SUCCESS, lambda run, result: (gate.wait(20), told.append(result)))
+
+    def hold(run: RunInfo, result: int) -> None:
+        gate.wait(20)
+        told.append(result)
+
+    hooks.connect(signals.Signal.ON_SUCCESS, hold)
     announcing = announcer(record, hooks)
     for number in range(9):
         announcing.ended(lost_run(record), Outcome("r", 1, State.SUCCESS, result=number))
