@@ -73,8 +73,8 @@ def tell(text: str) -> None:
 class Program(Process):
     """A process of the installation with its output in a file."""
 
-    def __init__(self, command: Sequence[str | Path], *, log: Path, env: Mapping[str, str]) -> None:
-        super().__init__(command, log=log, env=env, cwd=ROOT)
+    def __init__(self, command: Sequence[str | Path], *, log: Path, env: Mapping[str, str], cwd: Path = ROOT) -> None:
+        super().__init__(command, log=log, env=env, cwd=cwd)
         self.log = log
 
     def send(self, number: signal.Signals) -> None:
