@@ -30,6 +30,7 @@ from storage.event_types import EVENTS
 from storage.expressions import db_now_plus
 from storage.models import TaskRun, Webhook, WebhookDelivery
 from storage.repositories import webhooks
+from storage.repositories.messages import Changes
 from storage.repositories.runs import RunFilter
 from storage.repositories.webhooks import PATIENCE_SECONDS, RETRY_SECONDS, Deliveries
 from storage.webhook_events import NewEvent, may_be_heard, note
@@ -396,3 +397,15 @@ def test_another_tenant_s_webhooks_and_deliveries_are_unknown(record: Record) ->
 
 def test_settings_say_no_by_default(tmp_path: Any) -> None:
     assert fixed_settings(tmp_path).allow_private_webhook_hosts is False
+
+
+def test_a_sync_that_changed_something_is_told(acting: Actors) -> None:
+    import actors.sync
+
+    record, ann = acting.record, acting.record.people.ann
+    subscribe(record, ann, "sync.completed")
+    with acting.attempt(ann):
+        actors.sync._tell("c", Changes(synced=2, updated=1))
+    (delivery,) = told(record)
+    counts = {"messagesSynced": 2, "messagesUpdated": 1, "messagesDeleted": 0}
+    assert (delivery.type, delivery.payload["data"]) == ("sync.completed", {"emailClientId": "c", **counts})
