@@ -36,6 +36,7 @@ STANDARD = {
     "TASK_SIGNING_KEY": KEY,
     "API_HOST": "127.0.0.1",
     "ALLOW_PRIVATE_MAIL_HOSTS": "true",
+    "ALLOW_PRIVATE_WEBHOOK_HOSTS": "true",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "INFO",
     "WORKER_THREADS": "4",
