@@ -1,7 +1,11 @@
 """The tasks. Importing this package declares them on the broker that the settings describe; it opens no connection.
 
+Every module of the package is imported, so a task needs no entry anywhere: one function in one file (docs/adding-a-task.md).
 `dramatiq actors` and `periodiq actors` work with it as with any dramatiq application.
 """
+
+import pkgutil
+from importlib import import_module
 
 import dramatiq
 
@@ -11,6 +15,7 @@ from runs.assembly import make_broker
 broker = make_broker(get_settings())
 dramatiq.set_broker(broker)
 
-from actors import delete, letters, outbound, periodic, send, sync  # noqa: E402  (actors bind to the broker when they are declared)
+for _name in sorted(module.name for module in pkgutil.iter_modules(__path__)):  # actors bind to the broker when they are declared
+    import_module(f"{__name__}.{_name}")
 
-__all__ = ["broker", "delete", "letters", "outbound", "periodic", "send", "sync"]
+__all__ = ["broker"]

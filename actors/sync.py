@@ -19,6 +19,7 @@ from brokers.queues import Queue
 from core.clock import epoch_ms, now
 from core.errors import InvalidInputError, PermanentError, Snooze
 from core.settings import get_settings
+from core.tenancy import current_identity
 from mail.accounts import Endpoint
 from mail.bounces import read_bounce
 from mail.errors import AuthenticationRefused
@@ -32,11 +33,13 @@ from runs.progress import progress
 from runs.registry import EmailClientId, FolderId
 from runs.task import task
 from storage.engine import session_scope
+from storage.event_types import SYNCED
 from storage.models import EmailFolder
 from storage.repositories.email_clients import REFUSALS_UNTIL_STOPPED, EmailClients
 from storage.repositories.folders import EmailFolders
 from storage.repositories.messages import Changes, EmailMessages
 from storage.repositories.outbound import OutboundEmails
+from storage.webhook_events import NewEvent, note
 
 GOES_ON_SECONDS = 0.5
 RECOGNISED_FOR = timedelta(hours=1)
@@ -74,6 +77,8 @@ def sync_emails(email_client_id: EmailClientId, folder_id: FolderId | None = Non
             changes = _sync_logged_in(email_client_id, folder_id, full=force_full_sync)
         except SoftTimeLimitExceeded:  # every batch is stored with its cursor
             raise Snooze(GOES_ON_SECONDS, "A large mailbox; its sync goes on in a moment.") from None
+    if changes.synced or changes.updated or changes.deleted:
+        _tell(email_client_id, changes)
     return SyncResult(
         status="success",
         messages_synced=changes.synced,
@@ -82,6 +87,13 @@ def sync_emails(email_client_id: EmailClientId, folder_id: FolderId | None = Non
         sync_duration_seconds=round(time.monotonic() - started, 3),
         timestamp=epoch_ms(),
     )
+
+
+def _tell(email_client_id: str, changes: Changes) -> None:
+    counts = {"messagesSynced": changes.synced, "messagesUpdated": changes.updated, "messagesDeleted": changes.deleted}
+    with session_scope() as session:
+        event = NewEvent(current_identity().tenant_id, SYNCED, {"emailClientId": email_client_id, **counts})
+        note(session.connection(), [event])
 
 
 def _sync_logged_in(email_client_id: str, folder_id: str | None, *, full: bool) -> Changes:

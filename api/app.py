@@ -34,6 +34,7 @@ from api.routes import (
     suppressions,
     sweeps,
     tasks,
+    webhooks,
     workers,
 )
 from api.version import version
@@ -61,6 +62,7 @@ ROUTERS = (
     controls.router,
     workers.router,
     schedules.router,
+    webhooks.router,
 )
 
 

@@ -167,15 +167,20 @@ def ping(context: typer.Context) -> None:
 
 
 def schedules(context: typer.Context, as_json: JsonOption = False) -> None:
-    """When each fires and fired last."""
+    """When each fires next and fired last, and how far that run has come."""
     found = call(context, "GET", "/api/schedules")["items"]
     if as_json:
         lines(found)
         return
-    rows = [
-        (each["task"], each["cron"], "paused" if each["isPaused"] else "on", age(each["lastTickAt"]), each["lastTaskId"]) for each in found
-    ]
-    table(("schedule", "cron", "state", "last fired", "its run"), rows, "No schedule is known; a scheduler declares them when it starts.")
+    head = ("schedule", "cron", "zone", "next", "last fired", "its run", "", "catches up", "overlap")
+    table(head, map(_schedule_row, found), "No schedule is known; a scheduler declares them when it starts.")
+
+
+def _schedule_row(found: dict[str, Any]) -> tuple[Any, ...]:
+    following = "paused" if found["isPaused"] else age(found["nextTickAt"])
+    state = (found["lastState"] or "").lower() + (" (skipped)" if found["lastIsSkipped"] else "")
+    policies = (found["catchUp"], found["overlap"])
+    return (found["task"], found["cron"], found["timezone"], following, age(found["lastTickAt"]), found["lastTaskId"], state, *policies)
 
 
 def schedule_run(context: typer.Context, name: Named) -> None:

@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     task_signing_key: SecretStr | None = None
     ssl_verify: bool = True
     allow_private_mail_hosts: bool = False
+    allow_private_webhook_hosts: bool = False
     system_smtp_url: SecretStr | None = None
     system_sender: str | None = None
     link_base_url: str | None = None

@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dramatiq
@@ -38,8 +38,10 @@ from runs.registry import parameters_of, secrets_of
 from runs.relay import Housekeeper, Relay, RelayHooks
 from runs.retry import handed_back
 from runs.secrets import erase_ended
+from runs.signals import Announcer
 from runs.task import Call, Task
-from runs.ticks import enqueue_tick, minute_of
+from runs.ticks import fire_from_periodiq
+from runs.webhooks.starting import start_deliveries
 from storage import dispatch, lives
 from storage.claims import claim_suspect
 from storage.engine import relay_connection, session_scope, system_connection
@@ -84,6 +86,7 @@ class RunBroker(dramatiq.Broker):
         self._relay: Relay | None = None
         self._admitter: Housekeeper | None = None  # of a process that has no relay
         self._is_shut_down = False  # a worker's loop has ended; what it could not end is still to be handed back
+        self.signals = Announcer(parts.get_engine, lambda name: getattr(self.actors.get(name), "hooks", None))
         self.on_retire: Retire = end_process
         self.on_leaving: Callable[[], None] = lambda: None  # runs are about to be handed back: the process must end soon, whatever happens
 
@@ -122,7 +125,7 @@ class RunBroker(dramatiq.Broker):
         scheduled_at = message.options.get("scheduled_at")  # from periodiq's own scheduler
         if scheduled_at is not None:
             with session_scope(system=True, engine=self._parts.get_engine()) as session:
-                run_id = enqueue_tick(session, task, minute_of(scheduled_at))
+                run_id = fire_from_periodiq(session, task, scheduled_at)
             return message if run_id is None else message.copy(message_id=run_id)
         arguments = {**dict(zip(parameters_of(task), message.args, strict=False)), **message.kwargs}
         return message.copy(message_id=self.intake.submit(Call(task, delay=delay / 1000 if delay else None), arguments))
@@ -147,6 +150,10 @@ class RunBroker(dramatiq.Broker):
                 housekeeper = self._admitter = Relay(self._parts.get_engine(), publisher, self.window).admitter()
                 housekeeper.start()
         housekeeper.wake()
+
+    def relay_hooks(self, engine: Engine) -> RelayHooks:
+        """What a relay of any process tells it."""
+        return RelayHooks(on_lost=self.signals.ended, on_deliveries=lambda: start_deliveries(self, engine))
 
     def close(self) -> None:
         """Sends what is left to be published, closes the connections and, in a worker process that is about to end, says goodbye."""
@@ -174,7 +181,7 @@ class RunBroker(dramatiq.Broker):
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         worker.work_queue = WorkQueue()  # type: ignore[assignment]
         queues = sorted(worker.consumer_whitelist or self.queues)
-        hooks = RelayHooks(on_held=self._tell_of_held, on_suspects=self._offer_to_be_alone)
+        hooks = replace(self.relay_hooks(engine), on_held=self._tell_of_held, on_suspects=self._offer_to_be_alone)
         self._relay = Relay(engine, self.publisher, self._parts.window, hooks)
         self.recorder = Recorder(
             open_record(engine),
@@ -205,6 +212,7 @@ class RunBroker(dramatiq.Broker):
     def shut_down(self) -> None:
         """Writes the last outcomes. What has not ended is still this worker's: `close`, after which the process ends, hands it back."""
         self.recorder.stop()
+        self.signals.close()
         for consumer in self.consumers:
             consumer.stop()
         for housekeeper in self._housekeepers:
@@ -251,6 +259,9 @@ class RunBroker(dramatiq.Broker):
     def _runs_ended(self, ended: list[RunMessage]) -> None:
         self.life.run_ended(ended)
         self._erase_secrets([each.run_id for each in ended if each.claim is not None and self._has_secrets(each.claim.task)])
+        for message in ended:
+            if message.is_recorded and message.claim is not None and message.outcome is not None:
+                self.signals.ended(message.claim, message.outcome, message.claim.attempt)
         if self._relay is None:
             return
         claims, running = ([each.claim for each in some if each.claim is not None] for some in (ended, self.recorder.runs()))

@@ -24,6 +24,7 @@ class RunMessage(MessageProxy):
         self.started_at = 0.0
         self.claim: Claim | None = None
         self.outcome: Outcome | None = None
+        self.is_recorded = False  # the outcome is in the record, and it was this message's to write
 
     @property
     def run_id(self) -> str:

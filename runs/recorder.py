@@ -205,9 +205,10 @@ class Recorder(threading.Thread):
         self._doubts.settled(wanted)
         if lanes:
             self._lanes.took(lanes, [claim for run_id, claim in claimed.items() if run_id not in wanted])
-        for outcome in outcomes:
-            if outcome.run_id not in written:
-                log.warning("outcome_with_old_fence", task_id=outcome.run_id)
+        for message in done:
+            message.is_recorded = message.run_id in written
+            if message.outcome is not None and not message.is_recorded:
+                log.warning("outcome_with_old_fence", task_id=message.run_id)
         return claimed
 
     def _take_back_own(self) -> None:

@@ -56,10 +56,13 @@ class RelayPublisher(Protocol):
 
 @dataclass(frozen=True)
 class RelayHooks:
-    """What a relay tells the process it works in, if that is a worker's: there are held runs, there are suspects."""
+    """What a relay tells the process it works in: in a worker's that there are held runs, that there are suspects; in any that a run's
+    attempt ended with its worker, and that there are events for webhooks."""
 
     on_held: Callable[[], None] = lambda: None
     on_suspects: Callable[[], None] = lambda: None
+    on_lost: Callable[[Publishable, Outcome], None] = lambda _run, _outcome: None
+    on_deliveries: Callable[[], None] = lambda: None
 
 
 class Relay:
@@ -131,7 +134,7 @@ class Relay:
             self._hooks.on_held()
         if todo.suspects and self.admission.suspects_wait():
             self._hooks.on_suspects()
-        is_any_to_send = todo.due or todo.followers or todo.unswept or todo.paused or todo.limited
+        is_any_to_send = todo.due or todo.followers or todo.unswept or todo.paused or todo.limited or todo.deliveries
         if self._sender is not None and (is_any_to_send or not self._to_bury.empty()):
             self._sender.wake()
 
@@ -146,6 +149,8 @@ class Relay:
         if todo.due or is_any_released:
             self.publish_due()
         self._mind_barriers(todo)
+        if todo.deliveries:
+            self._hooks.on_deliveries()
 
     def _mind_barriers(self, todo: ToDo) -> None:
         if todo.unswept:
@@ -171,6 +176,7 @@ class Relay:
             log.warning("run_rescued", task_id=run.run_id, task_name=run.task, queue=run.queue, state=outcome.state, reason=outcome.reason)
             if is_dead:
                 self._to_bury.put((envelope_of(run), "worker_lost"))
+            self._hooks.on_lost(run, outcome)
 
     def _mark_overrun(self) -> None:
         with self._transaction() as connection:

@@ -15,7 +15,9 @@ from core.settings import get_settings
 from runs.current import blot_out, current_run
 from runs.limits import watch
 from runs.registry import parameters_of, secrets_of
+from runs.schedule import Schedule
 from runs.secrets import reveal
+from runs.signals import HasSignals, Hooks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,12 +37,14 @@ class TaskOptions(dict[str, Any], Generic[P, R]):
         return Call(self._task, **options)
 
 
-class Task(dramatiq.Actor[P, R]):
+class Task(dramatiq.Actor[P, R], HasSignals):
     """An actor whose call is under the run's soft limit, and that carries no arguments into a log line."""
 
     options: TaskOptions[P, R]
 
     def __init__(self, fn: Callable[P, R], **options: Any) -> None:
+        self.schedule = Schedule.of(options["actor_name"], options["options"])  # before the broker knows it
+        self.hooks = Hooks()
         super().__init__(fn, **options)
         self.options = TaskOptions(self, self.options)
 
@@ -146,7 +150,11 @@ class Step:
 
 
 def task(*, queue: Queue, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Declares a task on a queue. Options: `retries`, `base_backoff` (s), `periodic` (a periodiq cron), `mail_host` (a MailHost)."""
+    """Declares a task on a queue. Options: `retries`, `base_backoff` (s), `mail_host` (a MailHost), `periodic` (a periodiq cron).
+
+    A periodic one may say more, see runs/schedule.py: `timezone` (UTC), `catch_up` (once), `overlap` (allow), `jitter` (0 s). Raises
+    ConfigurationError for a schedule that cannot be.
+    """
 
     def declare(function: Callable[P, R]) -> Task[P, R]:
         declared = dramatiq.actor(actor_class=Task, queue_name=str(queue), **options)(function)

@@ -33,6 +33,7 @@ from storage.models import TaskAttempt, TaskRun
 from storage.models.runs import HELD
 from storage.outcomes import LOST_IN_COMPANY, Claim, HeldLane, Outcome, OwnRun
 from storage.states import FINAL, WAITING, Ending, State, WaitingFor, sources_of
+from storage.webhook_events import note, task_event
 
 CLAIMED = (
     TaskRun.id,
@@ -51,6 +52,19 @@ CLAIMED = (
     TaskRun.is_suspect,
     (TaskRun.is_suspect & (func.coalesce(TaskRun.reason, "") == LOST_IN_COMPANY)).label("was_lost_in_company"),
     TaskRun.group_id,
+)
+ENDED = (
+    TaskRun.id,
+    TaskRun.tenant_id,
+    TaskRun.user_id,
+    TaskRun.task,
+    TaskRun.queue,
+    TaskRun.worker_id,
+    TaskRun.started_at,
+    TaskRun.state,
+    TaskRun.error_type,
+    TaskRun.reason,
+    TaskRun.duration_ms,
 )
 
 
@@ -143,10 +157,12 @@ def write_outcomes(connection: Connection, outcomes: Sequence[Outcome]) -> set[s
         return set()
     if connection.dialect.name == "postgresql":
         return postgres.write_outcomes(connection, outcomes)
-    return {outcome.run_id for outcome in outcomes if _write_outcome(connection, outcome)}
+    ended = {outcome.run_id: run for outcome in outcomes if (run := _write_outcome(connection, outcome)) is not None}
+    note(connection, [event for run in ended.values() if (event := task_event(run)) is not None])
+    return set(ended)
 
 
-def _write_outcome(connection: Connection, outcome: Outcome) -> bool:
+def _write_outcome(connection: Connection, outcome: Outcome) -> Any | None:
     later = None if outcome.run_again_in is None else db_now_plus(outcome.run_again_in)
     waiting_for = None if later is None else outcome.waiting_for or WaitingFor.ETA
     is_revoked = and_(TaskRun.ending.is_not(None), TaskRun.ending.in_([Ending.REVOKE, Ending.TERMINATE]))
@@ -173,12 +189,17 @@ def _write_outcome(connection: Connection, outcome: Outcome) -> bool:
             is_suspect=outcome.is_suspect,
             ending=None,
         )
-        .returning(TaskRun.tenant_id, TaskRun.attempt, TaskRun.worker_id, TaskRun.started_at, TaskRun.state)
+        .returning(*ENDED, (TaskRun.attempt + outcome.gives_back).label("attempt"))
     ).one_or_none()
-    if row is None:
-        return False
-    connection.execute(insert(TaskAttempt).values(**_attempt_row(outcome, row)))
-    return True
+    if row is not None:
+        connection.execute(insert(TaskAttempt).values(**_attempt_row(outcome, row)))
+    return row
+
+
+def attempt_state(connection: Connection, run_id: str, fence: int) -> State | None:
+    """How an attempt was recorded."""
+    state = connection.scalar(select(TaskAttempt.state).where(TaskAttempt.run_id == run_id, TaskAttempt.fence == fence))
+    return State(state) if state is not None else None
 
 
 def _attempt_row(outcome: Outcome, run: Any) -> dict[str, Any]:
@@ -186,7 +207,7 @@ def _attempt_row(outcome: Outcome, run: Any) -> dict[str, Any]:
         "run_id": outcome.run_id,
         "fence": outcome.fence,
         "tenant_id": run.tenant_id,
-        "attempt": run.attempt + outcome.gives_back,
+        "attempt": run.attempt,
         "worker_id": run.worker_id,
         "state": run.state,
         "error_type": outcome.error_type,

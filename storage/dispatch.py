@@ -19,11 +19,13 @@ from storage.accept import level_of
 from storage.barriers import is_limited, is_paused, is_unswept
 from storage.engine import relay_connection
 from storage.expressions import db_now, db_now_plus, seconds_after
-from storage.models import Limit, Pause, TaskRun
+from storage.models import Limit, Pause, TaskRun, WebhookDelivery
 from storage.models.runs import HELD, LIMITED, LIMITED_BY_HOST, PUBLISHED
+from storage.models.webhooks import NOT_STARTED
 from storage.outcomes import HeldLane
 from storage.postgres import Prepared
 from storage.states import WAITING, Ending, State, WaitingFor
+from storage.webhook_events import note_revoked
 
 PUBLISH_GRACE_SECONDS = 30.0
 """How long a published run may stay unclaimed before its message is looked for."""
@@ -76,6 +78,7 @@ class ToDo:
     expired: bool
     overrun: bool
     unswept: bool
+    deliveries: bool
 
 
 class Lookout:
@@ -124,7 +127,8 @@ def _look() -> Select[Any]:
     )
     wanted: list[Any] = [exists(select(literal(1)).select_from(TaskRun).where(condition)) for condition in conditions]
     wanted[4] = or_(wanted[4], exists(select(literal(1)).select_from(TaskRun).where(text(LIMITED_BY_HOST))))
-    return select(*wanted, or_(*[exists(select(literal(1)).where(is_unswept(barrier))) for barrier in (Pause, Limit)]))
+    unswept = or_(*[exists(select(literal(1)).where(is_unswept(barrier))) for barrier in (Pause, Limit)])
+    return select(*wanted, unswept, exists(select(literal(1)).select_from(WebhookDelivery).where(text(NOT_STARTED))))
 
 
 def has_overrun() -> ColumnElement[bool]:
@@ -256,5 +260,8 @@ def expire(connection: Connection) -> int:
         update(TaskRun)
         .where(TaskRun.expires_at <= db_now(), text("state IN ('PENDING', 'RETRY')"))
         .values(state=State.REVOKED, reason="expired", finished_at=db_now(), publish_at=None, waiting_for=None, eta=None)
+        .returning(TaskRun.id)
     )
-    return connection.execute(statement).rowcount
+    expired = list(connection.scalars(statement))
+    note_revoked(connection, expired)
+    return len(expired)

@@ -42,6 +42,7 @@ _TURN = """
           AND NOT EXISTS (SELECT 1 FROM outbound_recipients other
                           WHERE other.tenant_id = mail.tenant_id AND other.email_id = mail.id AND other.status = 'pending'
                             AND NOT accepted.addresses ? other.address)
+          AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.tenant_id = mail.tenant_id AND webhooks.is_active)
         RETURNING mail.id, mail.tenant_id, mail.sent_at
     ), taken AS (
         UPDATE outbound_recipients recipient
@@ -95,7 +96,8 @@ class Mark(Asked):
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Asked):
-    """The server took the mail for all of these. Answered by when that was; None: nothing is written, somebody else waits for it too."""
+    """The server took the mail for all of these. Answered by when that was; None: nothing is written, because somebody else waits for it
+    too, or a webhook is to be told."""
 
     addresses: Sequence[str]
     reply_code: int | None

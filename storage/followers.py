@@ -34,6 +34,7 @@ from storage.expressions import db_now, db_now_plus
 from storage.models import TaskRun
 from storage.states import FINAL, LIVE, State, WaitingFor
 from storage.types import Id, UtcDateTime
+from storage.webhook_events import note_revoked
 
 PREDECESSOR_FAILED = "predecessor_failed"
 """The reason of a REVOKED run that can never start, because the one before it ended in FAILURE or REVOKED."""
@@ -125,6 +126,7 @@ def settle(connection: Connection, ended: Sequence[str]) -> Settled:
         connection.execute(_release(), {"ids": lucky})
     if others:
         connection.execute(_revoke().where(_IS_ONE_OF), {"ids": [row.id for row in others]})
+        note_revoked(connection, [row.id for row in others])
     return Settled(len(lucky), [row.id for row in others], [row.group_id for row in others if row.group_id], len(rows) == BATCH)
 
 
@@ -134,6 +136,7 @@ def revoke_orphans(connection: Connection, gone: Sequence[str]) -> Settled:
         WAITS, TaskRun.after_run_id.in_(gone), ~exists(select(literal(1)).where(*_is_before(aliased(TaskRun))).correlate(TaskRun))
     )
     rows = connection.execute(_revoke().where(is_orphan).returning(TaskRun.id, TaskRun.group_id)).all()
+    note_revoked(connection, [row.id for row in rows])
     return Settled(0, [row.id for row in rows], [row.group_id for row in rows if row.group_id])
 
 

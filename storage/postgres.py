@@ -10,6 +10,7 @@ import psycopg2
 from sqlalchemy import Connection, Engine, text
 
 from core.tenancy import Identity
+from storage.event_types import DELIVERS, TASK_EVENTS
 from storage.outcomes import Claim, HeldLane, NewRow, Outcome, OwnRun, RecordRefusedError
 from storage.states import FINAL
 
@@ -53,6 +54,11 @@ def bypasses_row_level_security(connection: Connection) -> bool:
 
 
 _IS_REVOKED = "run.ending IN ('revoke', 'terminate')"
+_TOLD = {  # how webhooks are told of an outcome
+    "types": " ".join(f"WHEN '{state}' THEN '{name}'" for state, name in TASK_EVENTS.items()),
+    "delivers": DELIVERS,
+    "moment": "(to_jsonb(date_trunc('milliseconds', statement_timestamp() AT TIME ZONE 'UTC')) #>> ARRAY[]::text[]) || 'Z'",
+}
 _OUTCOMES = """
     done AS (
         SELECT * FROM jsonb_to_recordset({outcomes}) AS done (
@@ -72,16 +78,29 @@ _OUTCOMES = """
             duration_ms = done.duration_ms, is_suspect = done.is_suspect, ending = NULL
         FROM done
         WHERE run.id = done.run_id AND run.fence = done.fence AND (run.state || '') = 'STARTED'
-        RETURNING run.id, run.tenant_id, run.attempt + done.given_back AS attempt, run.worker_id, run.started_at, run.state
+        RETURNING run.id, run.tenant_id, run.attempt + done.given_back AS attempt, run.worker_id, run.started_at, run.state,
+                  run.task, run.queue, run.user_id, run.error_type, run.reason, run.duration_ms
     ), history AS (
         INSERT INTO task_attempts (run_id, fence, tenant_id, attempt, worker_id, state, error_type, error, traceback, started_at,
                                    finished_at, duration_ms)
         SELECT done.run_id, done.fence, changed.tenant_id, changed.attempt, changed.worker_id, changed.state, done.error_type,
                done.error, done.traceback, changed.started_at, statement_timestamp(), done.duration_ms
         FROM done JOIN changed ON changed.id = done.run_id
-    )"""
+    ), heard AS (
+        INSERT INTO webhook_deliveries (id, tenant_id, webhook_id, type, payload, status, attempts, created_at)
+        SELECT gen_random_uuid(), webhooks.tenant_id, webhooks.id, event.type, jsonb_build_object(
+                   'type', event.type, 'timestamp', {moment},
+                   'data', jsonb_build_object(
+                       'taskId', changed.id, 'task', changed.task, 'queue', changed.queue, 'state', changed.state,
+                       'userId', changed.user_id, 'attempt', changed.attempt, 'errorType', changed.error_type,
+                       'reason', changed.reason, 'durationMs', changed.duration_ms)),
+               'pending', 0, statement_timestamp()
+        FROM changed JOIN webhooks ON webhooks.tenant_id = changed.tenant_id AND webhooks.is_active CROSS JOIN LATERAL (
+            SELECT CASE changed.state {types} END AS type) event
+        WHERE EXISTS (SELECT 1 FROM webhooks) AND webhooks.events @> to_jsonb(event.type) AND changed.task <> '{delivers}'
+    )"""  # EXISTS is answered once for all: where there is no webhook nothing else is looked at
 _WRITE_OUTCOMES = text(
-    f"WITH {_OUTCOMES.format(outcomes='CAST(:outcomes AS jsonb)', revoked=_IS_REVOKED)} SELECT id::text FROM changed"  # noqa: S608  (our own text)
+    f"WITH {_OUTCOMES.format(outcomes='CAST(:outcomes AS jsonb)', revoked=_IS_REVOKED, **_TOLD)} SELECT id::text FROM changed"  # noqa: S608  (our own text)
 )
 _MAY_START = """(run.expires_at IS NULL OR run.expires_at > statement_timestamp()) AND NOT run.is_suspect
           AND (NOT EXISTS (SELECT 1 FROM pauses)
@@ -103,7 +122,7 @@ _RETURNED = """run.id, run.tenant_id, run.user_id, run.task, run.queue, run.args
 # is entered right behind the last run that was claimed, not at the dead entries before it.
 _TURN = f"""
     PREPARE mailroom_turn (jsonb, uuid[], uuid[], text, uuid[], text[], uuid[], int[], uuid[], int[]) AS
-    WITH {_OUTCOMES.format(outcomes="$1", revoked=_IS_REVOKED)}, wanted AS (
+    WITH {_OUTCOMES.format(outcomes="$1", revoked=_IS_REVOKED, **_TOLD)}, wanted AS (
         SELECT * FROM unnest($2, $3) AS wanted (id, tenant_id)
         UNION ALL
         SELECT held.id, lane.tenant_id

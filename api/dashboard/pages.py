@@ -18,6 +18,7 @@ from api.dashboard.sessions import FromHere, FromLogin, PageRoute, Viewer, Viewe
 from api.dashboard.templating import page, render, stream_of, tenants_of
 from api.problems import Problem
 from api.routes.controls import pause_queue, resume_queue
+from api.routes.schedules import pause_schedule, resume_schedule, run_schedule
 from brokers.queues import Queue
 from runs.control import replay, revoke
 from runs.registry import task_names
@@ -164,6 +165,21 @@ def mail(request: Request, viewer: ViewerNow) -> Response:
     parts = regions.mail(viewer, request.query_params)
     filters = regions.Filters(tenant=tenant)
     return page("mail.html", viewer, stream_of("mail", filters.query()), filters=filters, tenants=tenants_of(viewer), **parts)
+
+
+@pages.get("/schedules")
+def schedules(request: Request, viewer: ViewerNow) -> Response:
+    """When what fires."""
+    return page("schedules.html", viewer, stream_of("schedules", ""), **regions.schedules(viewer, request.query_params))
+
+
+@pages.post("/schedules/{action}", dependencies=[FromHere])
+def change_schedule(action: Literal["run", "pause", "resume"], viewer: ViewerNow, schedule: Narrowing, response: Response) -> Response:
+    """Starts one now, or fires it no more until it is resumed."""
+    if action == "run":
+        return RedirectResponse(f"/runs/{run_schedule(schedule, viewer.acting, response).task_id}", 303)
+    (pause_schedule if action == "pause" else resume_schedule)(schedule, viewer.acting)
+    return RedirectResponse("/schedules", 303)
 
 
 def _changed(viewer: Viewer, change: Callable[[Session], object], target: str) -> Response:

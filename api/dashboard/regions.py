@@ -25,6 +25,7 @@ from runs.control import (
     parse_cursor,
     parse_states,
 )
+from scheduler.control import get_schedules
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.mail_views import MailViews
 from storage.repositories.runs import RunFilter
@@ -146,12 +147,20 @@ def _given(query: Mapping[str, str]) -> dict[str, str]:
     return {name: query[name] for name in ("status", "tenant") if query.get(name)}
 
 
+def schedules(viewer: Viewer, _query: Mapping[str, str]) -> Regions:
+    """When each schedule fires and what became of its last run. They are the system's, and told to everybody."""
+    with viewer.acting.system_session() as session:
+        found = get_schedules(session)
+    return {"schedules": render("_schedules.html", schedules=found, viewer=viewer, words=words)}
+
+
 PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {
     "overview": overview,
     "run": run,
     "letters": letters,
     "mail": mail,
     "outbox": outbox,
+    "schedules": schedules,
 }
 
 

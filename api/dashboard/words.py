@@ -46,6 +46,8 @@ MAIL_WORDS = {
     OutboundStatus.CANCELLED: ("Cancelled", "REVOKED"),
 }
 """Status of a mail to the word people use and the state of a run that looks like it."""
+CATCH_UP = {"skip": "are let go", "once": "one run for all", "all": "a run for each"}
+OVERLAP = {"skip": "not while its run goes on", "queue": "waits for its run to end"}
 LONGEST_VALUE = 120
 MOST_ITEMS = 20
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
@@ -97,6 +99,18 @@ def milliseconds(value: int | None) -> str:
 def number(value: int) -> str:
     """With thin spaces between thousands."""
     return f"{value:,}".replace(",", "\u202f")
+
+
+def cron_words(expression: str) -> str:
+    """The plain ones in words; any other is told by its expression alone."""
+    if expression.startswith("@"):
+        return {"@midnight": "daily", "@annually": "yearly"}.get(expression, expression[1:])
+    minute, hour, *rest = expression.split()
+    if rest != ["*", "*", "*"]:
+        return ""
+    if hour == "*" and (minute == "*" or minute.removeprefix("*/").isdigit()):
+        return {"*": "every minute"}.get(minute, f"every {minute[2:]} minutes" if minute.startswith("*/") else f"hourly at :{minute:0>2}")
+    return f"daily at {hour:0>2}:{minute:0>2}" if hour.isdigit() and minute.isdigit() else ""
 
 
 def why_it_waits(run: TaskRun) -> str | None:

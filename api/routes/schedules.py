@@ -16,14 +16,24 @@ router = APIRouter(route_class=JsonRoute, tags=["operations"])
 
 
 class ScheduleView(Shape):
-    """A periodic task. The run's id is told to admins only: the run is the system's."""
+    """A periodic task. `nextTickAt` is null while it is paused; `lastIsSkipped`: the last run was there already, from an earlier tick.
+
+    The run's id is told to admins only: the run is the system's.
+    """
 
     task: str
     cron: str
+    timezone: str
+    catch_up: str
+    overlap: str
+    jitter: float
     is_paused: bool
     checked_until: datetime
+    next_tick_at: datetime | None
     last_tick_at: datetime | None
     last_task_id: str | None
+    last_state: str | None
+    last_is_skipped: bool
 
 
 class ScheduleState(Shape):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dramatiq import Middleware
 
+from runs.schedule import OPTIONS
+
 
 class Periodic(Middleware):
     """Declares the options that tasks may carry."""
@@ -15,4 +17,4 @@ class Periodic(Middleware):
     @property
     def actor_options(self) -> set[str]:
         """What `@task` accepts beside the queue."""
-        return {"periodic", "retries", "base_backoff", "mail_host"}
+        return {"periodic", "retries", "base_backoff", "mail_host", *OPTIONS}

@@ -8,6 +8,7 @@ from storage.models.outbox import DkimKey, OutboundEmail, OutboundRecipient, Sup
 from storage.models.runs import RunSecret, TaskAttempt, TaskRun, WorkerProcess
 from storage.models.schedules import Schedule, ScheduleTick
 from storage.models.tenants import ApiKey, DashboardSession, Tenant, User
+from storage.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "ApiKey",
@@ -36,5 +37,7 @@ __all__ = [
     "Tenant",
     "ThreadLink",
     "User",
+    "Webhook",
+    "WebhookDelivery",
     "WorkerProcess",
 ]

@@ -7,10 +7,12 @@ import re
 from sqlalchemy import ColumnElement, func, or_
 
 from core.ids import is_id
+from storage.event_types import BOUNCED
 from storage.expressions import db_now
 from storage.models import OutboundEmail, OutboundRecipient
 from storage.repositories.base import Repository
 from storage.repositories.suppressions import Suppressions
+from storage.webhook_events import NewEvent, note
 
 NOT_THE_ADDRESS = {"5.1.7", "5.1.8", "5.1.9"}
 """Of 5.1.x (RFC 3463 3.2) those that say something about the sender or the way."""
@@ -36,6 +38,8 @@ class Bounces(Repository):
         if is_permanent and status_code.startswith("5.1.") and status_code not in NOT_THE_ADDRESS:
             Suppressions(self.session).add(recipient.tenant_id, recipient.address, "bounce", status_code)
         self.session.flush()
+        facts = {"emailId": recipient.email_id, "recipientId": recipient.id, "isPermanent": is_permanent, "enhancedCode": status_code}
+        note(self.session.connection(), [NewEvent(recipient.tenant_id, BOUNCED, facts)])
         return True
 
     def _recipient(self, reference: str, address: str) -> OutboundRecipient | None:

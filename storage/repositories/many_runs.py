@@ -15,6 +15,7 @@ from storage.models import TaskRun
 from storage.models.runs import EXCEPTIONS
 from storage.repositories.runs import RunFilter, TaskRuns, as_replayed, as_revoked, mark_of
 from storage.states import WAITING, Ending, State
+from storage.webhook_events import note_revoked
 
 BATCH = 1000
 BEFORE_ANY_ID = "00000000-0000-0000-0000-000000000000"
@@ -36,7 +37,9 @@ class ManyRuns(TaskRuns):
     def revoke_waiting(self, narrowed: RunFilter, until: datetime, after: str = BEFORE_ANY_ID) -> list[str]:
         """Ends waiting runs."""
         waiting = self._until(narrowed, until).where(TaskRun.state.in_(sorted(WAITING)))
-        return self._change(waiting, after, update(TaskRun).values(**as_revoked("revoked")))
+        revoked = self._change(waiting, after, update(TaskRun).values(**as_revoked("revoked")))
+        note_revoked(self.session.connection(), revoked)
+        return revoked
 
     def mark_running(self, narrowed: RunFilter, until: datetime, after: str = BEFORE_ANY_ID, *, terminate: bool) -> list[str]:
         """Marks running runs that bear no such mark yet."""

@@ -20,6 +20,7 @@ from storage.repositories.base import Repository
 from storage.repositories.bounces import Bounces
 from storage.repositories.sealed import SealedMails
 from storage.states import OutboundStatus
+from storage.webhook_events import may_be_heard, note_mail
 
 FIRST_WAIT, LONGEST_WAIT = 300.0, 4 * 3600.0
 """Seconds before a recipient is tried again whose server named no time; doubled from try to try."""
@@ -102,6 +103,8 @@ class OutboundEmails(Repository):
         `attempts` as for `mark_sending`. Raises ConflictError when another run has gone on with the mail meanwhile.
         """
         if attempts is not None and not outcome.refused and (sent_at := self._all_accepted(email_id, outcome, attempts)) is not None:
+            if may_be_heard(self.session.connection(), self.identity.tenant_id):
+                self._tell(email_id, OutboundStatus.SENT)
             sent = self.sent_count(email_id) if attempts else len(outcome.accepted)
             return Standing(OutboundStatus.SENT, sent, sent_at, None, None)
         email = self._locked(email_id)
@@ -122,6 +125,8 @@ class OutboundEmails(Repository):
     def not_sent(self, email_id: str, error: str, *, is_final: bool) -> None:
         """A try ended without the mail being accepted: it waits for the next, or has failed for good."""
         self._set(email_id, status=OutboundStatus.FAILED if is_final else OutboundStatus.PENDING, last_error=error)
+        if is_final:
+            self._tell(email_id, OutboundStatus.FAILED)
 
     def put_off(self, email_id: str, addresses: Sequence[str], error: str, *, attempts: int, hint: float | None = None) -> Standing:
         """The server took nobody for now, or could not be asked: these are tried again, the mail's attempts allowing it."""
@@ -131,6 +136,7 @@ class OutboundEmails(Repository):
     def uncertain(self, email_id: str, error: str, refused: Sequence[Refusal] = ()) -> None:
         """Nobody can know whether the server has it: it is never sent again by itself. The `refused` surely have not got it."""
         self._set(email_id, status=OutboundStatus.UNCERTAIN, last_error=error)
+        self._tell(email_id, OutboundStatus.UNCERTAIN)
         if refused:
             self._write_replies(self.recipients(email_id), DeliveryOutcome([], list(refused), None, None))
 
@@ -256,6 +262,7 @@ class OutboundEmails(Repository):
         email.status = OutboundStatus.SENT if got_it else OutboundStatus.FAILED
         email.next_retry_at = None
         email.sent_at = (email.sent_at or db_now()) if got_it else None
+        self._tell(email.id, OutboundStatus(email.status))
 
     def _locked(self, email_id: str) -> OutboundEmail:
         """The row without its bytes, nobody else's until the end of the transaction. Raises NotFoundError."""
@@ -269,6 +276,12 @@ class OutboundEmails(Repository):
 
     def _set(self, email_id: str, **values: Any) -> None:
         self.session.execute(update(OutboundEmail).where(self.owns(OutboundEmail), OutboundEmail.id == email_id).values(**values))
+
+    def _tell(self, email_id: str, status: OutboundStatus) -> None:
+        """Whoever wants to be told that a mail has come to this."""
+        tenant_id = self.session.scalar(select(OutboundEmail.tenant_id).where(self.owns(OutboundEmail), OutboundEmail.id == email_id))
+        if tenant_id is not None:
+            note_mail(self.session.connection(), tenant_id, email_id, status)
 
     def _time(self) -> datetime:
         """The database's."""

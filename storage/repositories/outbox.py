@@ -13,6 +13,7 @@ from storage.expressions import db_now
 from storage.models import EmailClient, OutboundEmail, TaskRun
 from storage.repositories.outbound import EXPIRED, OutboundEmails
 from storage.states import LIVE, OutboundStatus, State
+from storage.webhook_events import note_mail
 
 CARRIERS = ("send_outbound_email", "retry_failed_email")
 """The tasks whose runs carry a mail, beside `send_email`."""
@@ -113,9 +114,12 @@ class Outbox(OutboundEmails):
 
     def settle_lost(self) -> list[OutboundEmail]:
         """Mails whose run is over while they were being handed over are uncertain from now on."""
-        return self._settle(
+        lost = self._settle(
             OutboundEmail.status == OutboundStatus.SENDING, ~_is_carried(), status=OutboundStatus.UNCERTAIN, last_error=LOST
         )
+        for email in lost:
+            note_mail(self.session.connection(), email.tenant_id, email.id, email.status)
+        return lost
 
     def cancel_revoked(self) -> int:
         """Waiting mails whose run somebody revoked are cancelled; returns how many."""

@@ -21,6 +21,7 @@ from storage.models.runs import EXCEPTIONS
 from storage.outcomes import NewRow
 from storage.repositories.base import Repository
 from storage.states import FINAL, LIVE, WAITING, Ending, State, WaitingFor, sources_of
+from storage.webhook_events import note_revoked
 
 COUNT_LIMIT = 10_000
 """Counts above this are not exact: nobody waits for `count(*)` over millions of rows."""
@@ -221,7 +222,10 @@ class TaskRuns(Repository):
 
     def _end_waiting(self, run_id: str, reason: str) -> bool:
         waiting = update(TaskRun).where(self.owns(TaskRun), TaskRun.id == run_id, TaskRun.state.in_(sorted(WAITING)))
-        return self.session.execute(waiting.values(**as_revoked(reason)).returning(TaskRun.id)).scalar() is not None
+        is_ended = self.session.execute(waiting.values(**as_revoked(reason)).returning(TaskRun.id)).scalar() is not None
+        if is_ended:
+            note_revoked(self.session.connection(), [run_id])
+        return is_ended
 
     def _mark(self, run_id: str, *, terminate: bool) -> bool:
         running = update(TaskRun).where(self.owns(TaskRun), TaskRun.id == run_id, TaskRun.state == State.STARTED)

@@ -36,6 +36,7 @@ STANDARD = {
     "TASK_SIGNING_KEY": KEY,
     "API_HOST": "127.0.0.1",
     "ALLOW_PRIVATE_MAIL_HOSTS": "true",
+    "ALLOW_PRIVATE_WEBHOOK_HOSTS": "true",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "INFO",
     "WORKER_THREADS": "4",
@@ -73,8 +74,8 @@ def tell(text: str) -> None:
 class Program(Process):
     """A process of the installation with its output in a file."""
 
-    def __init__(self, command: Sequence[str | Path], *, log: Path, env: Mapping[str, str]) -> None:
-        super().__init__(command, log=log, env=env, cwd=ROOT)
+    def __init__(self, command: Sequence[str | Path], *, log: Path, env: Mapping[str, str], cwd: Path = ROOT) -> None:
+        super().__init__(command, log=log, env=env, cwd=cwd)
         self.log = log
 
     def send(self, number: signal.Signals) -> None:

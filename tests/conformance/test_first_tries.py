@@ -22,7 +22,7 @@ from mail.addresses import unique_recipients
 from mail.fake_transport import FakeTransport
 from storage.drafts import Draft, accept
 from storage.first_tries import Accepted, Answer, Asked, FirstTries, Found, Look, Mark
-from storage.models import EmailClient, OutboundEmail, OutboundRecipient
+from storage.models import EmailClient, OutboundEmail, OutboundRecipient, Webhook
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.outbound import OutboundEmails
 from storage.repositories.suppressions import Suppressions
@@ -266,3 +266,12 @@ def test_a_process_has_one_for_its_database(post: Post) -> None:
     assert first is not None
     assert together() is first
     assert first.engine is post.record.engine
+
+
+def test_a_mail_that_a_webhook_is_told_of_is_settled_the_long_way(post: Post) -> None:
+    ann, email_id = post.record.people.ann, post.mail()
+    with post.record.session() as session:
+        session.add(Webhook(tenant_id=ann.tenant_id, url="https://hook.test/", secret=b"x", events=["email.sent"]))
+    assert post.one(Mark(ann, email_id)) is True
+    assert post.one(accepted(ann, email_id)) is None
+    assert post.row(email_id).status == "sending"

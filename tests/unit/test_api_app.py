@@ -33,6 +33,8 @@ def every_route(world: World) -> list[tuple[str, str]]:
         "tenant": world.acme.tenant_id,
         "kind": "tenant",
         "name": world.acme.tenant_id,
+        "webhook_id": new_id(),
+        "delivery_id": new_id(),
     }
     document = world.get("/openapi.json", None).json()
     return [(method.upper(), path.format(**ids)) for path, methods in document["paths"].items() for method in methods]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from core.tenancy import Identity
 from runs.task import task
 from storage.models import TaskRun
 from storage.repositories.runs import RunFilter
-from storage.repositories.schedules import Schedules
+from storage.repositories.schedules import Declared, Schedules
 from storage.repositories.tenants import Caller
 from tests.unit.api_world import World, world
 
@@ -240,12 +241,22 @@ def test_a_schedule_is_started_paused_and_resumed(world: World) -> None:
 
     task(queue=Queue.PERIODIC, periodic=cron("* * * * *"))(tick)
     with world.system() as session:
-        Schedules(session).declare({"tick": "* * * * *"}, now())
+        Schedules(session).declare({"tick": Declared("*/5 * * * *", "Europe/Berlin")}, now())
     started = world.post("/api/schedules/tick/run", world.admin_key)
     assert (started.status_code, started.json()["queue"]) == (202, "periodic")
     assert world.post("/api/schedules/tick/pause", world.admin_key).json() == {"task": "tick", "isPaused": True}
-    assert world.get("/api/schedules").json()["items"][0]["isPaused"] is True
+    shown = world.get("/api/schedules").json()["items"][0]
+    assert (shown["isPaused"], shown["nextTickAt"], shown["timezone"]) == (True, None, "Europe/Berlin")
     assert world.post("/api/schedules/tick/resume", world.admin_key).json()["isPaused"] is False
+    with world.system() as session:
+        Schedules(session).tick("tick", now(), started.json()["taskId"])
+    shown = world.get("/api/schedules", world.admin_key).json()["items"][0]
+    assert 0 < (datetime.fromisoformat(shown["nextTickAt"]) - now()).total_seconds() <= 300
+    assert (shown["lastTaskId"], shown["lastState"], shown["catchUp"], shown["overlap"]) == (
+        started.json()["taskId"], "PENDING", "once", "allow",
+    )  # fmt: skip
+    foreign = world.get("/api/schedules").json()["items"][0]
+    assert (foreign["lastTaskId"], foreign["lastTickAt"]) == (None, shown["lastTickAt"])
     for verb in ("run", "pause", "resume"):
         assert world.post(f"/api/schedules/add/{verb}", world.admin_key).status_code == 404
 
