@@ -11,6 +11,6 @@ from runs.assembly import make_broker
 broker = make_broker(get_settings())
 dramatiq.set_broker(broker)
 
-from actors import delete, files, health, outbound, periodic, send, sync  # noqa: E402  (actors bind to the broker when they are declared)
+from actors import cleanup, delete, files, health, outbound, periodic, send, sync  # noqa: E402  (actors bind to the broker when they are declared)
 
-__all__ = ["broker", "delete", "files", "health", "outbound", "periodic", "send", "sync"]
+__all__ = ["broker", "cleanup", "delete", "files", "health", "outbound", "periodic", "send", "sync"]

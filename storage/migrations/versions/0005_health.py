@@ -30,8 +30,8 @@ def upgrade() -> None:
     _index("ix_email_attachments_stored", "email_attachments", "tenant_id", "stored_filename", where="stored_filename IS NOT NULL")
     _index("ix_task_runs_after_group_id", "task_runs", "after_group_id", where="after_group_id IS NOT NULL")
     ended = "finished_at IS NOT NULL AND result IS "
-    _index("ix_task_runs_results", "task_runs", "finished_at", where=ended + "NOT NULL")
-    _index("ix_task_runs_history", "task_runs", "finished_at", where=ended + "NULL AND dead_lettered_at IS NULL")
+    _index("ix_task_runs_results", "task_runs", "finished_at", "id", where=ended + "NOT NULL")
+    _index("ix_task_runs_history", "task_runs", "finished_at", "id", where=ended + "NULL AND dead_lettered_at IS NULL")
 
 
 def _index(name: str, table: str, *columns: str, where: str) -> None:
