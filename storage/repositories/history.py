@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, literal, or_, select, text, tuple_, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import delete, literal, select, text, tuple_, update
 
+from storage import postgres
 from storage.expressions import db_now, db_now_plus
 from storage.models import DashboardSession, TaskAttempt, TaskRun, WorkerProcess
 from storage.models.runs import HAS_RESULT, IS_HISTORY
@@ -21,7 +21,7 @@ from storage.repositories.base import Repository
 from storage.states import LIVE
 from storage.types import Id, UtcDateTime
 
-BATCH = 2000
+BATCH = 1000
 DEAD_WORKER_SECONDS = 86_400.0
 BEFORE_ANY_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 BEFORE_ANY_ID = "00000000-0000-0000-0000-000000000000"
@@ -49,15 +49,15 @@ class History(Repository):
     def clear_results(self, older_than: float, place: Place) -> Step:
         """Forgets the results of runs that ended so many seconds ago; the runs stay. Spared are those that a follower may read."""
         rows = self._ended(HAS_RESULT, older_than, place)
-        chosen = TaskRun.id.in_([row.id for row in rows])
-        cleared = update(TaskRun).where(chosen, text(HAS_RESULT), ~_is_awaited()).values(result=None)
-        return self._step(rows, self._changed(cleared) if rows else 0)
+        ids = self._free(rows)
+        if ids:
+            self._changed(update(TaskRun).where(TaskRun.id.in_(ids)).values(result=None))
+        return self._step(rows, len(ids))
 
     def forget_runs(self, older_than: float, place: Place) -> Step:
         """Deletes runs that ended so many seconds ago, with their attempts. Spared are dead letters, and what a follower waits for."""
         rows = self._ended(IS_HISTORY, older_than, place)
-        free = select(TaskRun.id).where(TaskRun.id.in_([row.id for row in rows]), text(IS_HISTORY), ~_is_awaited())
-        ids = list(self.session.scalars(free)) if rows else []
+        ids = self._free(rows)
         if ids:
             self._changed(delete(TaskAttempt).where(TaskAttempt.run_id.in_(ids)))
             self._changed(delete(TaskRun).where(TaskRun.id.in_(ids)))
@@ -79,13 +79,27 @@ class History(Repository):
 
     def _ended(self, where: str, older_than: float, place: Place) -> Sequence[Any]:
         """The longest ended of them, locked. The order is the index' own, so that it is entered right behind the last batch."""
+        if self.session.get_bind().dialect.name == "postgresql":
+            postgres.plan_with_indexes(self.session.connection())
         key = tuple_(TaskRun.finished_at, TaskRun.id)
-        old = select(TaskRun.id, TaskRun.finished_at).where(
+        old = select(TaskRun.id, TaskRun.finished_at, TaskRun.group_id).where(
             text(where),
             TaskRun.finished_at < db_now_plus(-older_than),
             key > tuple_(literal(place.finished_at, UtcDateTime), literal(place.run_id, Id)),
         )
         return self.session.execute(old.order_by(TaskRun.finished_at, TaskRun.id).limit(BATCH).with_for_update(skip_locked=True)).all()
+
+    def _free(self, rows: Sequence[Any]) -> list[str]:
+        """Those that no live run follows, neither them nor the group that they are members of.
+
+        Asked from the few that follow: as a condition on the many, PostgreSQL reads every run to answer it.
+        """
+        ids, groups = [row.id for row in rows], sorted({row.group_id for row in rows if row.group_id is not None})
+        is_live = TaskRun.state.in_(sorted(LIVE))
+        awaited = set(self.session.scalars(select(TaskRun.after_run_id).where(TaskRun.after_run_id.in_(ids), is_live))) if ids else set()
+        waiting = select(TaskRun.after_group_id).where(TaskRun.after_group_id.in_(groups), is_live)
+        open_groups = set(self.session.scalars(waiting)) if groups else set()
+        return [row.id for row in rows if row.id not in awaited and row.group_id not in open_groups]
 
     def _step(self, rows: Sequence[Any], changed: int) -> Step:
         return Step(changed, Place(rows[-1].finished_at, rows[-1].id) if len(rows) == BATCH else None)
@@ -93,14 +107,3 @@ class History(Repository):
     def _changed(self, statement: Any) -> int:
         done = self.session.execute(statement.execution_options(synchronize_session=False))
         return int(done.rowcount)  # type: ignore[attr-defined]
-
-
-def _is_awaited() -> ColumnElement[bool]:
-    """Whether a run that waits or runs follows this one, or the group that it is a member of."""
-    follower, callback = aliased(TaskRun), aliased(TaskRun)
-    live = sorted(LIVE)
-    next_step = exists().where(follower.after_run_id == TaskRun.id, follower.tenant_id == TaskRun.tenant_id, follower.state.in_(live))
-    of_group = exists().where(
-        callback.after_group_id == TaskRun.group_id, callback.tenant_id == TaskRun.tenant_id, callback.state.in_(live)
-    )
-    return or_(next_step, and_(TaskRun.group_id.is_not(None), of_group))
