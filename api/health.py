@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Engine
 
 from core.clock import now
 from core.errors import UnavailableError
-from core.settings import Settings
+from core.settings import Settings, get_settings
 from core.tenancy import Identity
 from runs.health import OUR_OWN, look_at_ours, overall, statuses_of
 from storage.engine import new_session, session_scope
@@ -30,6 +32,12 @@ CHECKS_LATE_SECONDS = 180.0
 PROBED = ("database", "rabbitmq", "redis")
 NOT_CHECKED = "No health check has run for {age}, so this is what can be seen from here; see to the scheduler and the workers."
 Component = dict[str, Any]
+HOURS = 6
+CELL = timedelta(minutes=5)
+STRIP_KEPT_SECONDS = 20.0
+SEVERITY = [HealthStatus.HEALTHY, HealthStatus.DEGRADED, HealthStatus.UNHEALTHY]
+Strip = list[HealthStatus | None]
+"""The worst of each five minutes, the oldest first; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ class Health:
         self._engine = engine
         self._lock = threading.Lock()
         self._kept: dict[Sequence[str], tuple[float, list[Finding]]] = {}
+        self._strips: tuple[float, dict[str, Strip]] = (0.0, {})
 
     def ready(self) -> Report:
         """The database and the brokers only, looked at from here."""
@@ -71,6 +80,16 @@ class Health:
         # Whoever sees less hears of the same whole: a tenant's own mail server does not count for another's.
         status = overall({name: each["status"] for name, each in seen.items()})
         return Report(status, seen, _text(rows[0]), round(age, 1))
+
+    def strips(self) -> dict[str, Strip]:
+        """Component to its last hours. Kept for a while: pages ask every second, checks are made every minute."""
+        with self._lock:
+            taken, strips = self._strips
+            if not taken or time.monotonic() - taken > STRIP_KEPT_SECONDS:
+                with session_scope(system=True, engine=self._engine) as session:
+                    strips = _strips(ServiceHealths(session).history(HOURS), now())
+                self._strips = (time.monotonic(), strips)
+            return strips
 
     def _mail_servers(self, identity: Identity, rows: Sequence[ServiceHealth]) -> dict[str, Component]:
         own: Collection[str] | None = None
@@ -105,6 +124,24 @@ class Health:
         for name, url in configured.items():
             if url is None:
                 seen[name] = {"status": HealthStatus.HEALTHY, "configured": False}
+
+
+@lru_cache(maxsize=4)
+def health_of(engine: Engine) -> Health:
+    """For the pages, which know whom they show and not what they are part of."""
+    return Health(get_settings(), engine)
+
+
+def _strips(history: Sequence[tuple[datetime, str, str]], until: datetime) -> dict[str, Strip]:
+    cells = int(timedelta(hours=HOURS) / CELL)
+    strips: dict[str, Strip] = {}
+    for checked_at, component, status in history:
+        strip = strips.setdefault(component, [None] * cells)
+        place = cells - 1 - int((until - checked_at) / CELL)
+        if 0 <= place < cells:
+            before = strip[place]
+            strip[place] = max(HealthStatus(status), before or HealthStatus.HEALTHY, key=SEVERITY.index)
+    return strips
 
 
 def _component(row: ServiceHealth) -> Component:

@@ -167,6 +167,12 @@ def mail(request: Request, viewer: ViewerNow) -> Response:
     return _page("mail.html", viewer, _stream("mail", filters.query()), filters=filters, tenants=_tenants(viewer), **parts)
 
 
+@pages.get("/status")
+def health(request: Request, viewer: ViewerNow) -> Response:
+    """How everything is that Mailroom stands on."""
+    return _page("health.html", viewer, _stream("health", ""), **regions.health(viewer, request.query_params))
+
+
 def _changed(viewer: Viewer, change: Callable[[Session], object], target: str) -> Response:
     with viewer.acting.session() as session:
         change(session)

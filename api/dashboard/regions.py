@@ -12,6 +12,7 @@ from markupsafe import Markup
 from api.dashboard import words
 from api.dashboard.sessions import Viewer
 from api.dashboard.templating import render
+from api.health import health_of
 from api.routes.queues import paused_queues
 from core.errors import InvalidInputError
 from runs.control import QueueStats, get_queue_stats, get_task_status, get_workers, is_ready, list_runs, parse_states
@@ -116,7 +117,23 @@ def mail(viewer: Viewer, query: Mapping[str, str]) -> Regions:
     }
 
 
-PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {"overview": overview, "run": run, "letters": letters, "mail": mail}
+def health(viewer: Viewer, _query: Mapping[str, str]) -> Regions:
+    """Every component, and its last hours."""
+    looks = health_of(viewer.acting.engine)
+    report = looks.detailed(viewer.acting.identity)
+    strips = looks.strips()
+    order = {name: place for place, name in enumerate(words.COMPONENTS)}
+    names = sorted(report.components, key=lambda name: (order.get(name, len(order)), name))
+    return {"health": render("_health.html", report=report, names=names, strips=strips, words=words)}
+
+
+PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {
+    "overview": overview,
+    "run": run,
+    "letters": letters,
+    "mail": mail,
+    "health": health,
+}
 
 
 def regions_of(viewer: Viewer, query: Mapping[str, str]) -> Regions:
