@@ -93,10 +93,11 @@ class _Sweep:
         self._until = time.monotonic() + BUDGET_SECONDS
 
     def walk(self, step: Callable[[Session, Place], Step], what: str) -> int:
-        """Batches that go on from place to place. Returns how many rows were changed."""
+        """Batches that go on from place to place, for half of the time that is left. Returns how many rows were changed."""
+        until = time.monotonic() + (self._until - time.monotonic()) / 2
         place: Place | None = Place()
         total = 0
-        while place is not None and not self._is_over():
+        while place is not None and time.monotonic() <= until:
             here = place
             done = self._rested(lambda session: step(session, here))  # noqa: B023  (called at once)
             total, place = total + done.changed, done.goes_on
@@ -107,15 +108,12 @@ class _Sweep:
     def repeat(self, step: Callable[[Session], int], what: str) -> int:
         """Batches until one is not full. Returns how many rows were changed."""
         total, last = 0, BATCH
-        while last >= BATCH and not self._is_over():
+        while last >= BATCH and time.monotonic() <= self._until:
             last = self._rested(step)
             total += last
             progress(total, total + 1, what)
         self.has_more |= last >= BATCH
         return total
-
-    def _is_over(self) -> bool:
-        return time.monotonic() > self._until
 
     @staticmethod
     def _rested(step: Callable[[Session], T]) -> T:
