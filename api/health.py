@@ -123,7 +123,7 @@ class Health:
         configured = {"rabbitmq": self._settings.rabbitmq, "redis": self._settings.redis}
         for name, url in configured.items():
             if url is None:
-                seen[name] = {"status": HealthStatus.HEALTHY, "configured": False}
+                seen[name] = _described(HealthStatus.HEALTHY, None, None, {"configured": False})
 
 
 @lru_cache(maxsize=4)
