@@ -24,7 +24,7 @@ SIZES = ((4000, 3000), (3000, 4000), (2048, 1536), (6000, 4000))
 
 
 def main() -> None:
-    chosen = options("Thumbnails.", images=40, rounds=5, threads=1)
+    chosen = options("Thumbnails.", images=40, rounds=5, threads=4)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         names = photographs(root / "tenant", chosen.images)
@@ -40,6 +40,7 @@ def main() -> None:
             for way, draw in ways.items():
                 forget(root)
                 rates[way].append(len(names) / taken(draw, names, chosen.threads))
+        taken(ways["Mailroom"], names, chosen.threads)
         known = len(names) / taken(ways["Mailroom"], names, chosen.threads)
         resident = [memory(each.pid) for each in list(children._idle.queue)]
         children.close()

@@ -134,7 +134,8 @@ def _store(root: Path, owner: Sequence[str], digest: str, size: Size, drawn: Dra
 
 
 def write_whole(directory: int, name: str, content: bytes) -> None:
-    """Puts a file under its name at once and durably; one of that name is replaced."""
+    """Puts a file under its name at once; one of that name is replaced. After a power cut there is all of it or none: its content is
+    synchronised, its name is not, for what can be drawn again may be missing but must not be wrong."""
     part = f".{name}.{secrets.token_hex(4)}{PART}"
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
@@ -150,7 +151,6 @@ def write_whole(directory: int, name: str, content: bytes) -> None:
     except BaseException:  # a time limit too, which may strike anywhere
         os.unlink(part, dir_fd=directory)
         raise
-    os.fsync(directory)
 
 
 def _name(digest: str, size: Size, kind: str) -> str:
