@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -227,3 +228,63 @@ def test_requests_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def out_of_memory(*_: Any) -> None:
     raise MemoryError
+
+
+def test_the_filter_refuses_by_number_and_allows_the_rest() -> None:
+    """The filter's instructions, worked through as the kernel does."""
+    arm, x86 = 0xC00000B7, 0xC000003E
+    refuse, allow, kill = 0x00050001, 0x7FFF0000, 0x80000000
+
+    def verdict(program: bytes, architecture: int, number: int) -> int:
+        lines, at, loaded = list(struct.iter_unpack("HBBI", program)), 0, 0
+        while True:
+            code, if_true, if_false, value = lines[at]
+            if code == 0x20:
+                loaded, at = (architecture if value == 4 else number), at + 1
+            elif code == 0x06:
+                return int(value)
+            else:
+                at += 1 + (if_true if (loaded >= value if code == 0x35 else loaded == value) else if_false)
+
+    for machine, refused, allowed in (
+        ("x86_64", (2, 257, 41, 59, 434, 0x40000000), (0, 1, 9, 47)),
+        ("aarch64", (56, 198, 221, 434), (63, 64)),
+    ):
+        architecture, numbers = confinement._REFUSED[machine]
+        program = confinement._program(architecture, numbers)
+        assert {verdict(program, architecture, number) for number in refused} == {refuse}
+        assert {verdict(program, architecture, number) for number in allowed} == {allow}
+        assert verdict(program, arm if architecture == x86 else x86, 0) == kill
+
+
+def test_what_it_gives_up_is_asked_of_the_kernel_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child's whole course with a kernel that only takes notes: really giving up would end this process' other tests."""
+    asked: list[str] = []
+
+    class Kernel:
+        def prctl(self, option: int, *_: Any) -> int:
+            asked.append({1: "die with parent", 38: "no new privileges", 22: "filter"}[option])
+            return 0
+
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(confinement.ctypes, "CDLL", lambda *_, **__: Kernel())  # type: ignore[attr-defined]
+    monkeypatch.setattr(confinement.resource, "setrlimit", lambda *_: asked.append("limit"))  # type: ignore[attr-defined]
+    monkeypatch.setattr(os, "dup", lambda _descriptor: theirs.detach())
+    descriptor, request = os.memfd_create("image"), b'{"sizes":[[8,8]],"max_pixels":1000,"seconds":5}'
+    head, tail = request[:10], request[10:]
+    socket.send_fds(ours, [len(request).to_bytes(4, "big") + head], [descriptor])
+    ours.sendall(tail)
+    ours.shutdown(socket.SHUT_WR)
+    drawing_child.main(512)
+    ours.settimeout(20)
+    answers = b""
+    while b"empty" not in answers:
+        answers += ours.recv(1000)
+    assert b'{"ready":true' in answers
+    assert asked[0] == "die with parent"
+    assert asked.count("limit") == 5
+    assert asked[-1] == "limit"  # of the processor, for the one image
+    monkeypatch.setattr(confinement.platform, "machine", lambda: "z80")  # type: ignore[attr-defined]
+    assert confinement.give_up_system_calls() is False
+    os.close(descriptor)
+    ours.close()
