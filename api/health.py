@@ -1,6 +1,6 @@
-"""Whether what Mailroom stands on can be reached, asked seldom and never for long.
+"""How Mailroom is, for probes and people: what `check_service_health` last wrote, or what can be seen from here when that is not to be had.
 
-Every check runs in a thread of its own and is given up after two seconds; answers are kept for two seconds, so that probes from
+Probes are answered from a look at the database and the brokers that is given up after seconds and kept for two, so that probes from
 many places cost no more than one.
 """
 
@@ -8,134 +8,150 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-import pika
-import redis
 from sqlalchemy import Engine
 
 from core.clock import now
-from core.logging import get_logger
-from core.settings import Settings
-from runs.control import get_workers
-from storage.engine import session_scope, system_connection
-from storage.migrations import current_and_newest
-from storage.repositories.schedules import Schedules
+from core.errors import UnavailableError
+from core.settings import Settings, get_settings
+from core.tenancy import Identity
+from runs.health import OUR_OWN, look_at_ours, overall, statuses_of
+from storage.engine import new_session, session_scope
+from storage.models import ServiceHealth
+from storage.repositories.health import Finding, ServiceHealths
+from storage.repositories.vitals import USUAL, Vitals
+from storage.states import HealthStatus
 
-log = get_logger(__name__)
-LONGEST_CHECK = 2.0
 KEPT_SECONDS = 2.0
-SCHEDULER_LATE_SECONDS = 180.0
-
-Facts = dict[str, Any]
-Check = Callable[[], Facts]
+CHECKS_LATE_SECONDS = 180.0
+PROBED = ("database", "rabbitmq", "redis")
+NOT_CHECKED = "No health check has run for {age}, so this is what can be seen from here; see to the scheduler and the workers."
+Component = dict[str, Any]
+HOURS = 6
+CELL = timedelta(minutes=5)
+STRIP_KEPT_SECONDS = 20.0
+SEVERITY = [HealthStatus.HEALTHY, HealthStatus.DEGRADED, HealthStatus.UNHEALTHY]
+Strip = list[HealthStatus | None]
+"""The worst of each five minutes, the oldest first; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The checks' answers by component; each has a `status`: ok, late, none, outdated, down or off (not configured)."""
+    """`age_seconds`: since when it is so; None for what was looked at just now. `reason`: why it is not what checks have found."""
 
-    components: dict[str, Facts]
+    status: HealthStatus
+    components: dict[str, Component]
     checked_at: str
-
-    @property
-    def status(self) -> str:
-        """`down` without the database or any broker, `degraded` when anything else is not well."""
-        states = {name: facts["status"] for name, facts in self.components.items()}
-        brokers = {states[name] for name in ("rabbitmq", "redis")} - {"off"}
-        if states["database"] == "down" or brokers == {"down"}:
-            return "down"
-        return "ok" if set(states.values()) <= {"ok", "off"} else "degraded"
+    age_seconds: float | None = None
+    reason: str | None = None
 
 
 class Health:
-    """The checks of one process."""
+    """The looks of one process."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
         self._engine = engine
         self._lock = threading.Lock()
-        self._kept: dict[bool, tuple[float, Report]] = {}
-        self._threads = ThreadPoolExecutor(max_workers=12, thread_name_prefix="health")
+        self._kept: dict[Sequence[str], tuple[float, list[Finding]]] = {}
+        self._strips: tuple[float, dict[str, Strip]] = (0.0, {})
 
     def ready(self) -> Report:
-        """The database and the brokers only."""
-        return self._fresh(detailed=False)
+        """The database and the brokers only, looked at from here."""
+        return self._seen_from_here(PROBED)
 
-    def detailed(self) -> Report:
-        """Everything."""
-        return self._fresh(detailed=True)
-
-    def _fresh(self, *, detailed: bool) -> Report:
-        with self._lock:
-            taken, report = self._kept.get(detailed, (0.0, None))
-            if report is None or time.monotonic() - taken > KEPT_SECONDS:
-                report = self._ask(detailed=detailed)
-                self._kept[detailed] = (time.monotonic(), report)
-            return report
-
-    def _ask(self, *, detailed: bool) -> Report:
-        checks: dict[str, Check] = {"database": self._database, "rabbitmq": self._rabbitmq, "redis": self._redis}
-        if detailed:
-            checks |= {"workers": self._workers, "scheduler": self._scheduler, "migrations": self._migrations}
-        deadline = time.monotonic() + LONGEST_CHECK
-        asked = {name: self._threads.submit(_timed, check) for name, check in checks.items()}
-        components: dict[str, Facts] = {}
-        for name, answer in asked.items():
-            try:
-                components[name] = answer.result(max(0.0, deadline - time.monotonic()))
-            except Exception as error:  # whatever a driver raises, and TimeoutError: it cannot be reached
-                log.warning("health_check_failed", component=name, error=type(error).__name__)
-                components[name] = {"status": "down"}
-        return Report(components, now().isoformat().replace("+00:00", "Z"))
-
-    def _database(self) -> Facts:
-        with system_connection(self._engine):
-            return {"status": "ok"}
-
-    def _rabbitmq(self) -> Facts:
-        if not self._settings.rabbitmq:
-            return {"status": "off"}
-        parameters = pika.URLParameters(self._settings.rabbitmq)
-        parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = LONGEST_CHECK
-        parameters.connection_attempts = 1
-        pika.BlockingConnection(parameters).close()
-        return {"status": "ok"}
-
-    def _redis(self) -> Facts:
-        if not self._settings.redis:
-            return {"status": "off"}
-        client = redis.Redis.from_url(self._settings.redis, socket_timeout=LONGEST_CHECK, socket_connect_timeout=LONGEST_CHECK, retry=None)
+    def detailed(self, identity: Identity) -> Report:
+        """Everything that the identity may see: mail servers are shown to those whose accounts use them, and to the system."""
         try:
-            client.ping()
-        finally:
-            client.close()
-        return {"status": "ok"}
+            with session_scope(system=True, engine=self._engine) as session:
+                checks = ServiceHealths(session)
+                age, rows = checks.age(), checks.latest()
+            if age is None or age > CHECKS_LATE_SECONDS:
+                return self._without_checks(age)
+            seen = {row.component: _component(row) for row in rows if row.component in OUR_OWN} | self._mail_servers(identity, rows)
+        except UnavailableError:
+            return self._seen_from_here(PROBED)
+        self._add_missing(seen)
+        # Whoever sees less hears of the same whole: a tenant's own mail server does not count for another's.
+        status = overall({name: each["status"] for name, each in seen.items()})
+        return Report(status, seen, _text(rows[0]), round(age, 1))
 
-    def _workers(self) -> Facts:
-        with session_scope(system=True, engine=self._engine) as session:
-            alive = len(get_workers(session))
-        return {"status": "ok" if alive else "none", "alive": alive}
+    def strips(self) -> dict[str, Strip]:
+        """Component to its last hours. Kept for a while: pages ask every second, checks are made every minute."""
+        with self._lock:
+            taken, strips = self._strips
+            if not taken or time.monotonic() - taken > STRIP_KEPT_SECONDS:
+                with session_scope(system=True, engine=self._engine) as session:
+                    strips = _strips(ServiceHealths(session).history(HOURS), now())
+                self._strips = (time.monotonic(), strips)
+            return strips
 
-    def _scheduler(self) -> Facts:
-        with session_scope(system=True, engine=self._engine) as session:
-            schedules = Schedules(session)
-            looked_until = max((schedule.checked_until for schedule in schedules.all()), default=None)
-            moment = schedules.database_time()
-        if looked_until is None:
-            return {"status": "none", "lastTickAgeSeconds": None}
-        age = round(max(0.0, (moment - looked_until).total_seconds()), 1)
-        return {"status": "ok" if age <= SCHEDULER_LATE_SECONDS else "late", "lastTickAgeSeconds": age}
+    def _mail_servers(self, identity: Identity, rows: Sequence[ServiceHealth]) -> dict[str, Component]:
+        own: Collection[str] | None = None
+        if not identity.is_system:
+            with new_session(identity, self._engine) as session:
+                own = {server.component for server in Vitals(session).mail_servers(len(rows) + 1)}
+        of_mail = [row for row in rows if row.component.partition(":")[0] in USUAL]
+        return {row.component: _component(row) for row in of_mail if own is None or row.component in own}
 
-    def _migrations(self) -> Facts:
-        current, newest = current_and_newest(self._engine)
-        return {"status": "ok" if current == newest else "outdated", "current": current, "newest": newest}
+    def _without_checks(self, age: float | None) -> Report:
+        """Nobody has ever checked where nothing has run yet, which the other components say; that nobody checks any more is news."""
+        report = self._seen_from_here(OUR_OWN)
+        if age is None:
+            return report
+        status = HealthStatus.DEGRADED if report.status == HealthStatus.HEALTHY else report.status
+        reason = NOT_CHECKED.format(age=f"{round(age / 60)} min")
+        return Report(status, report.components, report.checked_at, round(age, 1), reason)
+
+    def _seen_from_here(self, names: Sequence[str]) -> Report:
+        with self._lock:
+            taken, findings = self._kept.get(names, (0.0, []))
+            if not findings or time.monotonic() - taken > KEPT_SECONDS:
+                findings = look_at_ours(self._settings, self._engine, names)
+                self._kept[names] = (time.monotonic(), findings)
+        seen = {each.component: _described(each.status, each.latency_ms, each.reason, each.facts) for each in findings}
+        self._add_missing(seen)
+        return Report(overall(statuses_of(findings)), seen, now().isoformat().replace("+00:00", "Z"))
+
+    def _add_missing(self, seen: dict[str, Component]) -> None:
+        """A broker that is not configured is no trouble, and is not left out either."""
+        configured = {"rabbitmq": self._settings.rabbitmq, "redis": self._settings.redis}
+        for name, url in configured.items():
+            if url is None:
+                seen[name] = _described(HealthStatus.HEALTHY, None, None, {"configured": False})
 
 
-def _timed(check: Check) -> Facts:
-    began = time.monotonic()
-    facts = check()
-    return facts if facts["status"] == "off" else {**facts, "latencyMs": round((time.monotonic() - began) * 1000, 1)}
+@lru_cache(maxsize=4)
+def health_of(engine: Engine) -> Health:
+    """For the pages, which know whom they show and not what they are part of."""
+    return Health(get_settings(), engine)
+
+
+def _strips(history: Sequence[tuple[datetime, str, str]], until: datetime) -> dict[str, Strip]:
+    cells = int(timedelta(hours=HOURS) / CELL)
+    strips: dict[str, Strip] = {}
+    for checked_at, component, status in history:
+        strip = strips.setdefault(component, [None] * cells)
+        place = cells - 1 - int((until - checked_at) / CELL)
+        if 0 <= place < cells:
+            before = strip[place]
+            strip[place] = max(HealthStatus(status), before or HealthStatus.HEALTHY, key=SEVERITY.index)
+    return strips
+
+
+def _component(row: ServiceHealth) -> Component:
+    since = {"since": row.since.isoformat().replace("+00:00", "Z"), "failures": row.failures}
+    return _described(HealthStatus(row.status), row.latency_ms, row.reason, row.facts or {}) | since
+
+
+def _described(status: HealthStatus, latency_ms: float | None, reason: str | None, facts: dict[str, Any]) -> Component:
+    return {"status": status, "latency_ms": latency_ms, "reason": reason, **facts}
+
+
+def _text(row: ServiceHealth) -> str:
+    return row.checked_at.isoformat().replace("+00:00", "Z")

@@ -17,7 +17,7 @@ schedule = typer.Typer(help="Schedules.", no_args_is_help=True)
 Named = Annotated[str, typer.Argument(metavar="NAME")]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help="As the list shows it, e.g. attempts_exhausted.")]
 UNHEALTHY = 4
-WELL = {"ok", "off"}
+WELL = "healthy"
 
 
 def register(app: typer.Typer) -> None:
@@ -201,24 +201,33 @@ def schedule_resume(context: typer.Context, name: Named) -> None:
 
 
 def health(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Every component; exit code 4 when one of them is not well."""
+    """Every component as the last check found it; exit code 4 when one of them is not well."""
     report = call(context, "GET", "/health/detailed")
     if as_json:
         lines([report])
     else:
         rows = [(name, found["status"], span(_seconds(found)), _detail(found)) for name, found in report["components"].items()]
         table(("component", "status", "answered in", "detail"), rows, "")
-    if report["status"] != "ok":
-        say(f"Mailroom is {report['status']}.")
+        if report["ageSeconds"] is not None:
+            say(f"Checked {span(report['ageSeconds'])} ago.")
+    if report["status"] != WELL:
+        say(report["reason"] or f"Mailroom is {report['status']}.")
         raise typer.Exit(UNHEALTHY)
 
 
 def _seconds(found: dict[str, Any]) -> float | None:
-    return found["latencyMs"] / 1000 if "latencyMs" in found else None
+    return found["latency_ms"] / 1000 if found.get("latency_ms") is not None else None
 
 
 def _detail(found: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in found.items() if name not in {"status", "latencyMs"})
+    """The reason, or what there is to tell of a component that is well."""
+    if found.get("reason"):
+        since = f" (for {age(found['since'])})" if "since" in found else ""
+        return str(found["reason"]) + since
+    if found.get("configured") is False:
+        return "not configured"
+    told = {"workers_count": "workers", "active_tasks": "running", "last_tick_age_seconds": "s since the last tick", "current": "schema"}
+    return ", ".join(f"{found[name]} {word}" for name, word in told.items() if found.get(name) is not None)
 
 
 def overview(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -240,8 +249,8 @@ def overview(context: typer.Context, as_json: JsonOption = False) -> None:
     }
     if as_json:
         lines([shown])
-        raise typer.Exit(0 if shown["status"] == "ok" else UNHEALTHY)
-    unwell = [f"{name} {state}" for name, state in shown["components"].items() if state not in WELL]
+        raise typer.Exit(0 if shown["status"] == WELL else UNHEALTHY)
+    unwell = [f"{name} {state}" for name, state in shown["components"].items() if state != WELL]
     facts(
         {
             "status": shown["status"] + (f": {', '.join(unwell)}" if unwell else ""),
@@ -252,7 +261,7 @@ def overview(context: typer.Context, as_json: JsonOption = False) -> None:
             "paused": ", ".join(shown["paused"]) or "nothing",
         }
     )
-    if shown["status"] != "ok":
+    if shown["status"] != WELL:
         raise typer.Exit(UNHEALTHY)
 
 

@@ -99,6 +99,13 @@ class Settings(BaseSettings):
     file_root: Path | None = None
     file_cleanup_max_age_days: int = Field(90, ge=1)
     temp_dir: Path | None = None
+    temp_max_age_hours: int = Field(24, ge=1)
+    thumbnail_size: str = "256x256"
+    thumbnail_max_file_mb: int = Field(100, ge=1, le=2000)
+    thumbnail_max_megapixels: int = Field(50, ge=1, le=1000)
+    thumbnail_memory_mb: int = Field(768, ge=128)
+    thumbnail_cpu_seconds: int = Field(20, ge=1, le=300)
+    health_history_days: int = Field(7, ge=1)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] | None = None
@@ -147,6 +154,13 @@ class Settings(BaseSettings):
         pattern, sentence = WELL_FORMED[str(info.field_name)]
         if value is not None and not pattern.fullmatch(value):
             raise ValueError(sentence)
+        return value
+
+    @field_validator("thumbnail_size")
+    @classmethod
+    def _boxes(cls, value: str) -> str:
+        if not re.fullmatch(r"[1-9]\d{1,3}x[1-9]\d{1,3}(,[1-9]\d{1,3}x[1-9]\d{1,3}){0,7}", value.replace(" ", "")):
+            raise ValueError("must be a size like 256x256, or up to eight of them separated by commas, each side from 10 to 9999")
         return value
 
     @model_validator(mode="after")
@@ -198,6 +212,17 @@ class Settings(BaseSettings):
     def files(self) -> Path:
         """Where uploaded and generated files are kept."""
         return self.file_root or self.data_dir / "files"
+
+    @cached_property
+    def temporary(self) -> Path:
+        """Where files lie that nobody misses after a while."""
+        return self.temp_dir or self.data_dir / "tmp"
+
+    @cached_property
+    def thumbnail_sizes(self) -> list[tuple[int, int]]:
+        """The boxes that thumbnails are fitted into; the first is the one that results tell."""
+        boxes = [box.split("x") for box in self.thumbnail_size.replace(" ", "").split(",")]
+        return list(dict.fromkeys((int(width), int(height)) for width, height in boxes))
 
     @staticmethod
     def _ring(name: str, secret: SecretStr | None, purpose: str) -> KeyRing:

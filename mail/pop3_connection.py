@@ -34,7 +34,7 @@ class Pop3Connection:
         self._steady: SteadyReader | None = None
         self.capabilities: dict[str, list[str]] = {}
 
-    def open(self) -> None:
+    def open(self, *, log_in: bool = True) -> None:
         """Connects, agrees on TLS and logs in. Leaves nothing open when it fails."""
         endpoint = self._endpoint
         sock = connect_checked(endpoint.host, endpoint.port, allow_private=endpoint.allow_private, timeout=endpoint.timeout)
@@ -44,8 +44,9 @@ class Pop3Connection:
             self._ask_capabilities()
             if endpoint.security is Security.STARTTLS:
                 self._stls()
-            self._log_in()
-            self._ask_capabilities()  # some are told only after the login
+            if log_in:
+                self._log_in()
+                self._ask_capabilities()  # some are told only after the login
         except BaseException:  # a time limit too, which may strike anywhere: nothing stays open
             sock.close()
             self.close()

@@ -86,7 +86,6 @@ class Scheduler:
         with session_scope(system=True, engine=self._engine) as session:
             moment = self._clock.read(session)
             Schedules(session).declare(declared, self._seen_until or moment, change=self._declared_at is None)
-            Schedules(session).forget_old_ticks()
         self._declared_at = moment
 
     def tick(self) -> float:

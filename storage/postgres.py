@@ -20,6 +20,7 @@ _BIND = text(
 _BIND_RELAY = text(
     "SELECT set_config('mailroom.is_system', 'on', true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)",
 )  # a small table that is read whole nevertheless seems so dear that PostgreSQL would spend a second on compiling the statement
+_PLAN_WITH_INDEXES = text("SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)")
 VISIBLE = (
     "((SELECT current_setting('mailroom.is_system', true)) = 'on'"
     " OR {column} = (SELECT nullif(current_setting('mailroom.tenant_id', true), '')::uuid))"
@@ -35,6 +36,11 @@ def bind_identity(connection: Connection, identity: Identity) -> None:
 def bind_relay(connection: Connection) -> None:
     """The system, for a transaction whose statements are all answered from indexes, whatever stale statistics say."""
     connection.execute(_BIND_RELAY)
+
+
+def plan_with_indexes(connection: Connection) -> None:
+    """For this transaction: its statements are all answered from indexes, whatever stale statistics say."""
+    connection.execute(_PLAN_WITH_INDEXES)
 
 
 def row_level_security(table: str, column: str = "tenant_id") -> Iterable[str]:

@@ -48,6 +48,14 @@ class OutboundStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class HealthStatus(StrEnum):
+    """How a component is."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"  # it works, and somebody should look
+    UNHEALTHY = "unhealthy"  # it does not work
+
+
 MOVES: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.STARTED, State.REVOKED, State.FAILURE}),
     State.STARTED: frozenset({State.SUCCESS, State.FAILURE, State.RETRY, State.PENDING, State.REVOKED}),

@@ -182,6 +182,12 @@ def change_schedule(action: Literal["run", "pause", "resume"], viewer: ViewerNow
     return RedirectResponse("/schedules", 303)
 
 
+@pages.get("/status")
+def health(request: Request, viewer: ViewerNow) -> Response:
+    """How everything is that Mailroom stands on."""
+    return page("health.html", viewer, stream_of("health", ""), **regions.health(viewer, request.query_params))
+
+
 def _changed(viewer: Viewer, change: Callable[[Session], object], target: str) -> Response:
     with viewer.acting.session() as session:
         change(session)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from api.dashboard import words
 from api.dashboard.sessions import Viewer
 from api.dashboard.templating import render
+from api.health import health_of
 from api.routes.queues import paused_queues
 from core.errors import InvalidInputError
 from runs.control import (
@@ -154,6 +155,16 @@ def schedules(viewer: Viewer, _query: Mapping[str, str]) -> Regions:
     return {"schedules": render("_schedules.html", schedules=found, viewer=viewer, words=words)}
 
 
+def health(viewer: Viewer, _query: Mapping[str, str]) -> Regions:
+    """Every component, and its last hours."""
+    looks = health_of(viewer.acting.engine)
+    report = looks.detailed(viewer.acting.identity)
+    strips = looks.strips()
+    order = {name: place for place, name in enumerate(words.COMPONENTS)}
+    names = sorted(report.components, key=lambda name: (order.get(name, len(order)), name))
+    return {"health": render("_health.html", report=report, names=names, strips=strips, words=words)}
+
+
 PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {
     "overview": overview,
     "run": run,
@@ -161,6 +172,7 @@ PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {
     "mail": mail,
     "outbox": outbox,
     "schedules": schedules,
+    "health": health,
 }
 
 

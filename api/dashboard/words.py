@@ -48,6 +48,14 @@ MAIL_WORDS = {
 """Status of a mail to the word people use and the state of a run that looks like it."""
 CATCH_UP = {"skip": "are let go", "once": "one run for all", "all": "a run for each"}
 OVERLAP = {"skip": "not while its run goes on", "queue": "waits for its run to end"}
+COMPONENTS = {
+    "database": "Database",
+    "rabbitmq": "RabbitMQ",
+    "redis": "Redis",
+    "worker": "Workers",
+    "scheduler": "Scheduler",
+    "migrations": "Schema",
+}
 LONGEST_VALUE = 120
 MOST_ITEMS = 20
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
@@ -68,11 +76,42 @@ def addressees(text: str, *, in_full: bool) -> str:
     return text if in_full else re.sub(r"[^@,\s]+@", "‹hidden›@", text)
 
 
+def component_name(name: str) -> str:
+    """What people call a component: `smtp:mail.example.com:587` is `SMTP mail.example.com:587`."""
+    protocol, _, where = name.partition(":")
+    return COMPONENTS.get(name) or f"{protocol.upper()} {where}".strip()
+
+
+def component_facts(facts: dict[str, Any]) -> str:
+    """What there is to tell of a component beside its status."""
+    if facts.get("configured") is False:
+        return "not configured"
+    if "workers_count" in facts:
+        return f"{number(facts['workers_count'])} alive, {number(facts['active_tasks'])} runs under way"
+    if facts.get("last_tick_age_seconds") is not None:
+        return f"looked {duration(facts['last_tick_age_seconds'])} ago"
+    if facts.get("accounts"):
+        return f"{number(facts['accounts'])} account" + ("s" if facts["accounts"] > 1 else "")
+    return ""
+
+
+def strip_label(strip: list[Any]) -> str:
+    """A strip of statuses for those who do not see it."""
+    looked = [each for each in strip if each is not None]
+    well = sum(each == "healthy" for each in looked)
+    return f"Healthy in {well} of {len(looked)} stretches of five minutes" if looked else "Nobody has looked yet"
+
+
 def clock_time(moment: datetime | None) -> str:
     """`12:01:07`, with the day before it when it is not today; UTC, as the pages say."""
     if moment is None:
         return "–"
     return moment.strftime("%H:%M:%S" if moment.date() == now().date() else "%d %b %H:%M:%S")
+
+
+def moment(text: str) -> datetime:
+    """A time as reports tell it (ISO 8601)."""
+    return datetime.fromisoformat(text)
 
 
 def duration(seconds: float | None) -> str:

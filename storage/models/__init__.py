@@ -2,6 +2,7 @@
 
 from storage.models.base import Base
 from storage.models.controls import Limit, Pause
+from storage.models.health import ServiceHealth
 from storage.models.letters import MailSettings, MailTemplate
 from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, EmailMessage, EmailSearch, EmailSource, MailHost, ThreadLink
 from storage.models.outbox import DkimKey, OutboundEmail, OutboundRecipient, Suppression
@@ -31,6 +32,7 @@ __all__ = [
     "RunSecret",
     "Schedule",
     "ScheduleTick",
+    "ServiceHealth",
     "Suppression",
     "TaskAttempt",
     "TaskRun",

@@ -156,6 +156,13 @@ class EmailAttachment(Base):
         UniqueConstraint("tenant_id", "id"),
         ForeignKeyConstraint(["tenant_id", "email_id"], ["email_messages.tenant_id", "email_messages.id"], ondelete="CASCADE"),
         Index(None, "tenant_id", "email_id"),
+        Index(  # which stored files somebody still needs
+            "ix_email_attachments_stored",
+            "tenant_id",
+            "stored_filename",
+            postgresql_where=text("stored_filename IS NOT NULL"),
+            sqlite_where=text("stored_filename IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=new_id)

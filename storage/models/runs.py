@@ -28,6 +28,10 @@ QUEUED_BY_HOST = "waiting_for = 'queue' AND mail_host IS NOT NULL"
 EXCEPTIONS = "state IN ('RETRY', 'FAILURE', 'REVOKED')"
 """What people look for by its state: neither the mass of what waits or succeeded nor the few that run."""
 DEAD = "dead_lettered_at IS NOT NULL"
+HAS_RESULT = "finished_at IS NOT NULL AND result IS NOT NULL"
+"""Ended, and its result is still there."""
+IS_HISTORY = "finished_at IS NOT NULL AND result IS NULL AND dead_lettered_at IS NULL"
+"""Ended, and nothing is left to be done about it: one index entry for each run that has ended, here or among the results."""
 
 
 def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
@@ -63,6 +67,9 @@ class TaskRun(Base):
         _partial("ix_task_runs_paused", "queue", "task", "tenant_id", where=PAUSED),
         _partial("ix_task_runs_followers", "after_run_id", "after_group_id", where="waiting_for = 'run'"),
         _partial("ix_task_runs_after_run_id", "after_run_id", where="after_run_id IS NOT NULL"),
+        _partial("ix_task_runs_after_group_id", "after_group_id", where="after_group_id IS NOT NULL"),
+        _partial("ix_task_runs_results", "finished_at", "id", where=HAS_RESULT),
+        _partial("ix_task_runs_history", "finished_at", "id", where=IS_HISTORY),
         _partial("ix_task_runs_group_id", "group_id", "state", where="group_id IS NOT NULL"),
         _partial("ix_task_runs_expires_at", "expires_at", where="expires_at IS NOT NULL AND state IN ('PENDING', 'RETRY')"),
         _partial("ix_task_runs_started", "worker_id", where="state = 'STARTED'"),

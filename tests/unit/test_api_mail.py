@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from api.health import Health, Report
+import runs.health
+from api.health import Health
 from api.routes.attachments import safe_filename
 from core.clock import now
 from core.errors import PermanentError, Snooze, TransientError
@@ -376,56 +377,11 @@ def test_the_cheap_probes_look_at_nothing(world: World) -> None:
 def test_ready_is_503_without_a_broker_and_200_with_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = world.get("/health/ready", None)
     assert (answer.status_code, answer.json()) == (503, {"status": "down", "database": "ok", "rabbitmq": "off", "redis": "down"})
-    monkeypatch.setattr(Health, "_redis", lambda _self: {"status": "ok"})
+    monkeypatch.setattr(runs.health, "probe_redis", lambda _url, _seconds: None)
     world.app.state.health = Health(world.settings, world.engine)
     assert world.get("/health/ready", None).status_code == 200
     world.app.state.stopping.set()
     assert world.get("/health/ready", None).status_code == 503
-
-
-def test_detailed_tells_every_component(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Health, "_redis", lambda _self: {"status": "ok"})
-    with world.system() as session:
-        session.add(Schedule(task="t", cron="* * * * *", checked_until=now() - timedelta(seconds=400)))
-    report = world.get("/health/detailed").json()
-    assert report["status"] == "degraded"
-    assert report["checkedAt"].endswith("Z")
-    components = report["components"]
-    assert set(components) == {"database", "rabbitmq", "redis", "workers", "scheduler", "migrations"}
-    assert components["database"]["latencyMs"] >= 0
-    assert components["workers"] == {"status": "none", "alive": 0, "latencyMs": components["workers"]["latencyMs"]}
-    assert components["scheduler"]["lastTickAgeSeconds"] >= 399
-    assert components["migrations"]["status"] == "outdated"  # made without alembic
-
-
-def test_a_report_is_kept_for_two_seconds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def counted(_self: Health) -> dict[str, str]:
-        asked.append(1)
-        return {"status": "ok"}
-
-    monkeypatch.setattr(Health, "_redis", counted)
-    for _ in range(3):
-        world.app.state.health.ready()
-    assert len(asked) == 1
-
-
-def test_an_unreachable_rabbitmq_is_down_and_a_report_judges(world: World) -> None:
-    from pydantic import SecretStr
-
-    both = world.settings.model_copy(update={"rabbitmq_url": SecretStr("amqp://guest:guest@127.0.0.1:1/")})
-    for name in ("rabbitmq", "redis"):
-        both.__dict__.pop(name, None)
-    assert Health(both, world.engine).ready().components["rabbitmq"] == {"status": "down"}
-
-    def judged(**states: str) -> str:
-        return Report({name: {"status": state} for name, state in states.items()}, "").status
-
-    assert judged(database="ok", rabbitmq="ok", redis="ok") == "ok"
-    assert judged(database="ok", rabbitmq="down", redis="ok") == "degraded"
-    assert judged(database="ok", rabbitmq="down", redis="down") == "down"
-    assert judged(database="down", rabbitmq="ok", redis="off") == "down"
 
 
 def test_the_system_tenant_is_no_tenant_for_callers(world: World) -> None:

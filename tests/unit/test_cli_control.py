@@ -193,7 +193,7 @@ def test_queues_are_shown_paused_and_resumed(world: World, invoke: Invoke) -> No
 def test_it_is_told_whether_all_is_well(world: World, invoke: Invoke) -> None:
     for words in (["health"], ["status"], ["status", "--json"], ["health", "--json"], ["worker:ping"]):
         assert invoke(*words).exit_code == 4, words
-    assert "redis down" in invoke("status").stdout
+    assert "redis unhealthy" in invoke("status").stdout
     assert "No worker is alive" in invoke("workers").stderr
     with world.system() as session:
         session.add(WorkerProcess(id="w1", host="h", pid=1, threads=8, queues=["default"], heartbeat_at=now()))
