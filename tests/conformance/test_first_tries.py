@@ -109,7 +109,7 @@ def test_a_mail_is_read_marked_and_settled(post: Post) -> None:
         {"expires_at": now() - timedelta(seconds=1)}, {"saved_to_sent": "wanted"}, {"is_sealed": True}, {"client_id": None},
         {"next_retry_at": now()},
     ],
-    ids=str,
+    ids=lambda changes: " ".join(map(str, changes)),
 )  # fmt: skip
 def test_what_is_special_goes_the_long_way(post: Post, changes: dict[str, Any]) -> None:
     email_id = post.mail()

@@ -8,7 +8,7 @@ from alembic import op
 from storage.postgres import row_level_security
 from storage.types import Id, Json, UtcDateTime
 
-revision = "0006"
+revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
