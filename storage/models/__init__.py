@@ -6,6 +6,7 @@ from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, Email
 from storage.models.outbox import DkimKey, OutboundEmail, OutboundRecipient, Suppression
 from storage.models.runs import TaskAttempt, TaskRun, WorkerProcess
 from storage.models.schedules import Schedule, ScheduleTick
+from storage.models.spam import SpamFeedback, SpamListEntry, SpamSettings, SpamVerdict, SpamWeights
 from storage.models.tenants import ApiKey, DashboardSession, Tenant, User
 
 __all__ = [
@@ -26,6 +27,11 @@ __all__ = [
     "Pause",
     "Schedule",
     "ScheduleTick",
+    "SpamFeedback",
+    "SpamListEntry",
+    "SpamSettings",
+    "SpamVerdict",
+    "SpamWeights",
     "Suppression",
     "TaskAttempt",
     "TaskRun",
