@@ -11,6 +11,6 @@ from runs.assembly import make_broker
 broker = make_broker(get_settings())
 dramatiq.set_broker(broker)
 
-from actors import delete, outbound, periodic, send, sync  # noqa: E402  (actors bind to the broker when they are declared)
+from actors import delete, junk, outbound, periodic, send, spam, spam_learning, sync  # noqa: E402  (actors bind to the broker when they are declared)
 
-__all__ = ["broker", "delete", "outbound", "periodic", "send", "sync"]
+__all__ = ["broker", "delete", "junk", "outbound", "periodic", "send", "spam", "spam_learning", "sync"]

@@ -64,6 +64,15 @@ class Settings(BaseSettings):
     mail_max_line_kb: int = Field(1024, ge=1)
     mail_max_nesting: int = Field(100, ge=1, le=500)
 
+    spam_check_on_sync: bool = False
+    spam_feedback_per_hour: int = Field(100, ge=1)
+    rspamd_url: str | None = None
+    rspamd_controller_url: str | None = None
+    rspamd_password: SecretStr | None = None
+    spamd_url: str | None = None
+    spam_engine_timeout: float = Field(5.0, gt=0, le=60)
+    spam_teach_engines: bool = False
+
     credential_encryption_key: SecretStr | None = None
     task_signing_key: SecretStr | None = None
     ssl_verify: bool = True
@@ -81,6 +90,7 @@ class Settings(BaseSettings):
     api_port: int = Field(8000, ge=0, le=65535)
 
     @field_validator("rabbitmq_url", "redis_url", "credential_encryption_key", "task_signing_key", "system_smtp_url", mode="before")
+    @field_validator("rspamd_url", "rspamd_controller_url", "rspamd_password", "spamd_url", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -99,6 +109,18 @@ class Settings(BaseSettings):
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
         return _with_scheme(value, ("redis://", "rediss://", "unix://"))
+
+    @field_validator("rspamd_url", "rspamd_controller_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        _with_scheme(SecretStr(value) if value else None, ("http://", "https://"))
+        return value
+
+    @field_validator("spamd_url")
+    @classmethod
+    def _spamd(cls, value: str | None) -> str | None:
+        _with_scheme(SecretStr(value) if value else None, ("tcp://", "/"))
+        return value
 
     @field_validator("database_url")
     @classmethod
