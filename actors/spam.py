@@ -120,7 +120,8 @@ def judged(client_id: str, wanted: Sequence[Unchecked], rules: Rules) -> dict[st
     in the middle loses little."""
     with session_scope() as session:
         recipient = EmailClients(session).one(client_id).email
-    places, verdicts = {each.id: each for each in wanted}, {}
+    places = {each.id: each for each in wanted}
+    verdicts: dict[str, Verdict] = {}
     for sources in sources_of(client_id, wanted):
         some = {row_id: judge(raw, rules, sender=places[row_id].sender, recipients=[recipient]) for row_id, raw in sources.items()}
         with session_scope() as session:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEY_BYTES = 32
 HOW_TO_MAKE_A_KEY = "python3 -c \"import base64, os; print('k1:' + base64.b64encode(os.urandom(32)).decode())\""
 
+SPAM_URLS = ("rspamd_url", "rspamd_controller_url", "rspamd_password", "spamd_url")
 _Take = Callable[[str, str, str], None]
 KeyRing = dict[str, bytes]
 """Key id to key. The first is the active one; the others are still accepted."""
@@ -89,8 +90,9 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65535)
 
-    @field_validator("rabbitmq_url", "redis_url", "credential_encryption_key", "task_signing_key", "system_smtp_url", mode="before")
-    @field_validator("rspamd_url", "rspamd_controller_url", "rspamd_password", "spamd_url", mode="before")
+    @field_validator(
+        "rabbitmq_url", "redis_url", "credential_encryption_key", "task_signing_key", "system_smtp_url", *SPAM_URLS, mode="before"
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

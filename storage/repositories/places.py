@@ -124,7 +124,9 @@ class Places(Repository):
         for chunk in chunks(sorted(values)):
             known_by = or_(EmailMessage.sha256.in_(chunk), EmailMessage.remote_id.in_(chunk))
             vanished = (self.owns(EmailMessage), EmailMessage.client_id == client_id, EmailMessage.vanished_at.is_not(None), known_by)
-            for row_id, folder_id, sha256, remote_id, message_id in self.session.execute(select(*columns).where(*vanished).order_by(EmailMessage.id)):
+            for row_id, folder_id, sha256, remote_id, message_id in self.session.execute(
+                select(*columns).where(*vanished).order_by(EmailMessage.id)
+            ):
                 left[row_id] = folder_id
                 for name in _names(sha256, remote_id, message_id):
                     by_name.setdefault(name, []).append(row_id)

@@ -124,8 +124,8 @@ class SpamFeedbacks(Repository):
         columns = (
             func.count().filter(stands, SpamFeedback.is_spam),
             func.count().filter(stands, ~SpamFeedback.is_spam),
-            func.count().filter(stands, SpamFeedback.is_spam, ~SpamFeedback.was_spam),
-            func.count().filter(stands, ~SpamFeedback.is_spam, SpamFeedback.was_spam),
+            func.count().filter(stands, SpamFeedback.is_spam, SpamFeedback.was_spam.is_(False)),
+            func.count().filter(stands, ~SpamFeedback.is_spam, SpamFeedback.was_spam.is_(True)),
         )
         row = self.session.execute(select(*columns).select_from(SpamFeedback).where(self._in_tenant())).one()
         return {"spam": row[0], "ham": row[1], "missed": row[2], "false_positives": row[3]}
