@@ -1,4 +1,7 @@
-"""A private rspamd: Debian's own rules, nothing asked over a network, Bayes in files, one process for checks and one for learning."""
+"""A private rspamd: Debian's own rules, nothing asked over a network, Bayes in files.
+
+Its controller answers checks as its normal worker does. Two processes at a start would race for the new Bayes files.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ control_socket = "{directory}/control.sock mode=0600";
 STATISTIC = """\
 classifier "bayes" {{
   tokenizer {{ name = "osb"; }}
+  cache {{ type = "sqlite3"; path = "{directory}/learned.sqlite"; }}
   backend = "sqlite3";
   min_tokens = 1;
   min_learns = 1;
@@ -37,7 +41,7 @@ classifier "bayes" {{
 
 
 class Rspamd(Server):
-    """`url` checks, `controller_url` learns, with PASSWORD."""
+    """`url` checks, `controller_url` learns, both with PASSWORD."""
 
     package: ClassVar[str] = "rspamd"
 
@@ -66,7 +70,7 @@ class Rspamd(Server):
 
     def _files(self) -> dict[str, str]:
         nowhere = free_port()
-        worker = 'bind_socket = "127.0.0.1:{port}";\ncount = 1;\n'
+        sockets = ", ".join(f'"127.0.0.1:{port}"' for port in (self.port, self._controller_port))
         return {
             **{f"local.d/{name}.conf": "enabled = false;\n" for name in DISABLED},
             "local.d/phishing.conf": PHISHING,
@@ -74,8 +78,8 @@ class Rspamd(Server):
             "tld.dat": "".join(f"{name}\n" for name in ("com", "net", "org", "test", "example")),
             "override.d/options.inc": OPTIONS.format(dns_port=nowhere, directory=self.directory),
             "override.d/statistic.conf": STATISTIC.format(directory=self.directory),
-            "local.d/worker-normal.inc": worker.format(port=self.port),
-            "local.d/worker-controller.inc": worker.format(port=self._controller_port) + f'password = "{PASSWORD}";\nsecure_ip = [];\n',
+            "override.d/worker-controller.inc": f'bind_socket = [{sockets}];\ncount = 1;\npassword = "{PASSWORD}";\nsecure_ip = [];\n',
+            "local.d/worker-normal.inc": "enabled = false;\ncount = 0;\n",
             "local.d/worker-proxy.inc": "enabled = false;\ncount = 0;\n",
         }
 
