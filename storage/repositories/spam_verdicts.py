@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import defer
 
 from mail.spam.verdict import Verdict
 from storage import mail_batches
@@ -68,6 +69,13 @@ class SpamVerdicts(Repository):
             rows = self.session.scalars(self.scoped(SpamVerdict).where(SpamVerdict.email_id.in_(chunk)))
             found |= {row.email_id: row for row in rows}
         return found
+
+    def shown(self, email_ids: Sequence[str]) -> dict[str, SpamVerdict]:
+        """As `of`, without what only learning needs."""
+        statement = self.scoped(SpamVerdict).options(defer(SpamVerdict.hashes), defer(SpamVerdict.contributions))
+        return (
+            {row.email_id: row for row in self.session.scalars(statement.where(SpamVerdict.email_id.in_(email_ids)))} if email_ids else {}
+        )
 
     def unchecked(self, client_id: str, folder_id: str | None, *, before: Before = None, limit: int = 100) -> list[Unchecked]:
         """Messages of an account without a verdict, the newest first. Raises NotFoundError for a foreign account."""
