@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from sqlalchemy.orm import Session
 
+from core.errors import InvalidInputError
 from core.logging import get_logger
 from core.settings import get_settings
 from mail.accounts import Secret
@@ -39,7 +40,7 @@ def default_threshold() -> float:
 def model_version() -> str | None:
     """Of the shared model; None while there is none, and indicators alone judge."""
     model = load_model()
-    return model.version if model is not None else None
+    return model.name if model is not None else None
 
 
 def engines() -> tuple[GuardedEngine, ...]:
@@ -79,6 +80,6 @@ def _delta(weights: bytes | None) -> Delta | None:
         return None
     try:
         return Delta.from_bytes(weights)
-    except ValueError:
+    except InvalidInputError:
         log.warning("spam_weights_unreadable")
         return None

@@ -117,7 +117,7 @@ def stats(request: HttpRequest, acting: ActingNow) -> StatsView:
             SpamVerdicts(session).counts(),
             SpamFeedbacks(session).counts(),
             SpamChoices(session).weights(tenant_id),
-            model=model.version if model is not None else None,
+            model=model.name if model is not None else None,
             engines=[name for name, url in (("rspamd", settings.rspamd_url), ("spamassassin", settings.spamd_url)) if url],
         )
 

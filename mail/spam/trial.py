@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from mail.spam.learning import Delta, probability, threshold_for
+from mail.spam.learning import Delta, threshold_for
+from mail.spam.model import Model, sigmoid
 
 RECENT = 100
 """Opinions that the two are compared on."""
+TRIED = 400
+"""Opinions that are judged before they are learned: enough wanted mail among them to make a threshold of."""
 ENOUGH = 10
 """Opinions of either kind before the weights may count."""
-ENOUGH_HAM = 50
-"""Wanted messages before a threshold is made of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +62,25 @@ class Learned:
     threshold: float | None
 
 
-def learn_from(opinions: Sequence[Opinion], *, threshold: float, budget: float | None) -> Learned:
+def learn_from(opinions: Sequence[Opinion], model: Model | None, *, threshold: float, budget: float | None) -> Learned:
     """`opinions` in the order in which they were said; `threshold` is what is spam now; `budget` the share of wanted mail that may be
     called so."""
-    delta, tried = Delta(), []
-    for opinion in opinions:
-        shared = probability(opinion.logit, opinion.hashes, None)
-        tried.append((opinion.is_spam, shared, probability(opinion.logit, opinion.hashes, delta)))
-        delta.learn(opinion.hashes, opinion.is_spam, opinion.logit)
-    spam = sum(opinion.is_spam for opinion in opinions)
-    ham = len(opinions) - spam
+    delta = Delta()
+    tried: list[tuple[bool, float, float]] = []
+    for place, opinion in enumerate(opinions):
+        if place >= len(opinions) - TRIED:
+            shared, own = _probability(model, opinion.logit), _probability(model, opinion.logit + delta.score(opinion.hashes))
+            tried.append((opinion.is_spam, shared, own))
+        delta.learn(opinion.hashes, opinion.is_spam)
     trial = _compared(tried[-RECENT:], threshold)
-    is_active = spam >= ENOUGH and ham >= ENOUGH and trial.is_won
-    wanted = [tenant if is_active else shared for is_spam, shared, tenant in tried if not is_spam]
-    made = threshold_for(budget, wanted) if budget is not None and len(wanted) >= ENOUGH_HAM else None
-    return Learned(delta, trial, spam, ham, is_active, made)
+    is_active = min(delta.spam, delta.ham) >= ENOUGH and trial.is_won
+    wanted = [own if is_active else shared for is_spam, shared, own in tried if not is_spam]
+    made = threshold_for(budget, wanted, default=threshold) if budget is not None and wanted else None
+    return Learned(delta, trial, delta.spam, delta.ham, is_active, made)
+
+
+def _probability(model: Model | None, logit: float) -> float:
+    return model.probability(logit) if model is not None else sigmoid(logit)
 
 
 def _compared(tried: Sequence[tuple[bool, float, float]], threshold: float) -> Trial:
