@@ -59,6 +59,7 @@ class SpamChoices(Repository):
 
     def change(self, tenant_id: str, fields: dict[str, Any]) -> SpamSettings:
         """Sets what is given, of FIELDS."""
+        self.require_tenant(tenant_id)
         row = {name: getattr(self.settings(tenant_id), name) for name in FIELDS} | fields
         statement: Any = self._insert()(SpamSettings).values(tenant_id=tenant_id, **row)
         changed = {name: statement.excluded[name] for name in fields} | {"updated_at": db_now()}
@@ -86,6 +87,7 @@ class SpamChoices(Repository):
 
     def add_entry(self, tenant_id: str, kind: str, pattern: str) -> SpamListEntry:
         """Twice is fine; what is on the other list changes over. Raises InvalidInputError for no address or domain, and for too many."""
+        self.require_tenant(tenant_id)
         wanted = normalise_pattern(pattern)
         lists = self.lists(tenant_id)
         if len(lists) >= MOST_ENTRIES and wanted not in lists:
@@ -107,6 +109,7 @@ class SpamChoices(Repository):
 
     def locked_weights(self, tenant_id: str) -> SpamWeights:
         """The tenant's row, made if there is none, to this transaction alone: feedback and learning take turns on it."""
+        self.require_tenant(tenant_id)
         statement: Any = self._insert()(SpamWeights).values(tenant_id=tenant_id, trial={})
         self.session.execute(statement.on_conflict_do_nothing())
         mine = self.scoped(SpamWeights).where(SpamWeights.tenant_id == tenant_id)

@@ -46,6 +46,7 @@ class SpamVerdicts(Repository):
 
     def keep_new(self, tenant_id: str, verdicts: Mapping[str, Verdict], model: str | None) -> None:
         """Verdicts on messages that are stored in this transaction, by their ids; one that has a verdict keeps it."""
+        self.require_tenant(tenant_id)
         mail_batches.add_rows(self.session, SpamVerdict, [_row(tenant_id, email_id, each, model) for email_id, each in verdicts.items()])
 
     def put(self, verdicts: Mapping[str, Verdict], model: str | None) -> set[str]:
