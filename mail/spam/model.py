@@ -46,7 +46,8 @@ class Model:
         if not len(hashes) or group >= len(self.scales):
             return np.zeros(len(hashes))
         mask = np.uint32((1 << self.bits) - 1)
-        return self.table[hashes & mask] * (self.scales[group] / math.sqrt(len(hashes)))
+        weights: NDArray[np.float64] = self.table[hashes & mask] * np.float64(self.scales[group] / math.sqrt(len(hashes)))
+        return weights
 
     def probability(self, logit: float) -> float:
         """The calibrated probability of a raw score (Platt)."""

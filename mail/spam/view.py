@@ -17,6 +17,7 @@ MAX_TEXT = 64 * 1024
 """Characters of text and of HTML that are looked at, each."""
 MAX_BYTES = 1024 * 1024
 """Bytes of the message that are parsed. Of the rest only the names of attachments are looked for."""
+START = 2_000
 MAX_BOUNDARIES = 2_000
 LIMITS = ParseLimits(message=MAX_BYTES, header=256 * 1024, line=64 * 1024, parts=1000, depth=50)
 
@@ -42,6 +43,8 @@ class View:
     text: str = ""
     html: str = ""
     page: Page = field(default_factory=Page)
+    start: bytes = b""
+    """The first bytes of the body as it was sent; of one in base64, decoded."""
     urls: list[str] = field(default_factory=list)
     """Those in the plain text, then the links' targets of the HTML; each once."""
     late_names: list[str] = field(default_factory=list)
@@ -88,6 +91,9 @@ def _read(raw: bytes, view: View) -> None:
     bodies, view.attachments = body_leaves(view.leaves)
     view.text = _joined(bodies, "text/plain", view)
     view.html = _joined(bodies, "text/html", view)
+    view.start = body[:START]
+    if b"base64" in head[-2000:] or b"base64" in view.start:
+        view.start = (view.text or view.html)[:START].encode("utf-8", "replace")
     if view.html:
         view.page = read_page(view.html)
     urls = _BARE_URL.findall(view.text) if "://" in view.text or "www." in view.text else []
