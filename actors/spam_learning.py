@@ -16,7 +16,6 @@ from core.settings import get_settings
 from core.tenancy import Identity, acting_as, current_identity
 from mail.spam.engines.engine import Envelope
 from mail.spam.judging import return_path
-from mail.spam.model import load_model
 from mail.spam.trial import Opinion, learn_from
 from runs.enqueue import enqueue
 from runs.registry import EmailId
@@ -125,7 +124,7 @@ def _learn() -> LearnResult:
         settings = choices.settings(tenant_id)
         opinions = [Opinion(row.hashes or b"", row.logit or 0.0, row.is_spam) for row in SpamFeedbacks(session).to_learn(tenant_id)]
         threshold = settings.threshold if settings.threshold is not None else default_threshold()
-        learned = learn_from(opinions, load_model(), threshold=threshold, budget=settings.false_positive_budget)
+        learned = learn_from(opinions, threshold=threshold, budget=settings.false_positive_budget)
         was_active = weights.is_active
         choices.learned(weights, learned)
     if was_active != learned.is_active:

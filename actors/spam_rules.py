@@ -10,6 +10,7 @@ from core.errors import InvalidInputError
 from core.logging import get_logger
 from core.settings import get_settings
 from mail.accounts import Secret
+from mail.spam.check import RULES_THRESHOLD
 from mail.spam.engines.engine import Engine
 from mail.spam.engines.rspamd import Rspamd
 from mail.spam.engines.spamc import Spamc
@@ -21,7 +22,6 @@ from storage.engine import identity_of
 from storage.repositories.spam_choices import Choices, SpamChoices
 
 log = get_logger(__name__)
-WITHOUT_MODEL = 0.5
 
 
 def rules_for(session: Session, *, with_engines: bool) -> Rules:
@@ -34,7 +34,7 @@ def rules_for(session: Session, *, with_engines: bool) -> Rules:
 def default_threshold() -> float:
     """The shared model's, for tenants that say nothing."""
     model = load_model()
-    return model.threshold if model is not None else WITHOUT_MODEL
+    return model.threshold if model is not None else RULES_THRESHOLD
 
 
 def model_version() -> str | None:

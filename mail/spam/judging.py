@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from mail.spam.check import check
 from mail.spam.engines.engine import MAX_SENT, Breaker, Engine, EngineUnavailable, Envelope
-from mail.spam.engines.fusion import fuse
+from mail.spam.engines.fusion import fuse, log_odds
 from mail.spam.senders import SenderLists, apply_lists
 from mail.spam.verdict import Context, EngineScore, Verdict
 
+MOST_CERTAIN = 30.0
 _RETURN_PATH = re.compile(rb"(?im)^Return-Path:[ \t]*<([^<>\r\n]*)>")
 
 
@@ -49,9 +50,12 @@ class Rules:
 def judge(source: bytes, rules: Rules, *, sender: str, recipients: Sequence[str] = ()) -> Verdict:
     """Never raises for a message or an engine. `sender` is the address that the message names in From.
 
-    An engine that is down is a note, `engine_unavailable:<name>`, and the others and the embedded check stand.
+    An engine that is down is a note, `engine_unavailable:<name>`, and the others and the embedded check stand. `logit` of the verdict is
+    what everybody's check says, the log-odds without the tenant's weights: what learning compares them with.
     """
     verdict = check(source, rules.context)
+    own = rules.context.delta.score(verdict.hashes) if rules.context.delta is not None else 0.0
+    verdict = replace(verdict, logit=log_odds(verdict.score, most=MOST_CERTAIN) - own)
     if rules.engines:
         verdict = _asked(verdict, source, rules, Envelope(rules.user, return_path(source), tuple(recipients)))
     return apply_lists(verdict, rules.lists, sender)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from mail.spam.learning import Delta, threshold_for
-from mail.spam.model import Model, sigmoid
+from mail.spam.model import sigmoid
 
 RECENT = 100
 """Opinions that the two are compared on."""
@@ -23,7 +23,7 @@ ENOUGH = 10
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """A message as somebody judged it. `logit` is the shared model's."""
+    """A message as somebody judged it. `logit`: the log-odds that everybody's check gave it, without the tenant's weights."""
 
     hashes: bytes
     logit: float
@@ -62,14 +62,14 @@ class Learned:
     threshold: float | None
 
 
-def learn_from(opinions: Sequence[Opinion], model: Model | None, *, threshold: float, budget: float | None) -> Learned:
+def learn_from(opinions: Sequence[Opinion], *, threshold: float, budget: float | None) -> Learned:
     """`opinions` in the order in which they were said; `threshold` is what is spam now; `budget` the share of wanted mail that may be
     called so."""
     delta = Delta()
     tried: list[tuple[bool, float, float]] = []
     for place, opinion in enumerate(opinions):
         if place >= len(opinions) - TRIED:
-            shared, own = _probability(model, opinion.logit), _probability(model, opinion.logit + delta.score(opinion.hashes))
+            shared, own = sigmoid(opinion.logit), sigmoid(opinion.logit + delta.score(opinion.hashes))
             tried.append((opinion.is_spam, shared, own))
         delta.learn(opinion.hashes, opinion.is_spam)
     trial = _compared(tried[-RECENT:], threshold)
@@ -77,10 +77,6 @@ def learn_from(opinions: Sequence[Opinion], model: Model | None, *, threshold: f
     wanted = [own if is_active else shared for is_spam, shared, own in tried if not is_spam]
     made = threshold_for(budget, wanted, default=threshold) if budget is not None and wanted else None
     return Learned(delta, trial, delta.spam, delta.ham, is_active, made)
-
-
-def _probability(model: Model | None, logit: float) -> float:
-    return model.probability(logit) if model is not None else sigmoid(logit)
 
 
 def _compared(tried: Sequence[tuple[bool, float, float]], threshold: float) -> Trial:

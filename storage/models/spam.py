@@ -34,7 +34,7 @@ class SpamVerdict(Base):
     score: Mapped[float]  # 0..1, calibrated
     is_spam: Mapped[bool]
     threshold: Mapped[float]
-    logit: Mapped[float]  # the shared model's raw score, before the tenant's weights
+    logit: Mapped[float]  # the log-odds of everybody's check, without the tenant's weights
     indicators: Mapped[list[Any]] = mapped_column(Json)  # [{"code", "severity", "evidence"}]
     contributions: Mapped[list[Any]] = mapped_column(Json)  # [{"name", "weight"}], the ten that counted most
     engines: Mapped[list[Any]] = mapped_column(Json)  # [{"engine", "score", "required", "symbols"}]

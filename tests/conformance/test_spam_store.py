@@ -154,7 +154,7 @@ def test_what_was_said_is_learned_in_its_order_and_what_was_taken_back_is_not(re
         feedback.read(anns.tenant, [anns.two])
         said = feedback.to_learn(anns.tenant)
         assert [(row.email_id, row.is_spam, row.logit) for row in said] == [(anns.one, False, 3.5), (anns.two, True, 3.5)]
-        choices.learned(choices.locked_weights(anns.tenant), learn_from([], None, threshold=0.5, budget=None))
+        choices.learned(choices.locked_weights(anns.tenant), learn_from([], threshold=0.5, budget=None))
     with record.session(anns.ann) as session:
         assert SpamFeedbacks(session).undo(anns.tenant, anns.one) == 2
         assert [row.email_id for row in SpamFeedbacks(session).to_learn(anns.tenant)] == [anns.two]

@@ -234,7 +234,7 @@ def test_engines_are_asked_once_the_messages_are_stored(mail: SpamWorld, engine:
     assert fused is not None
     assert (fused.source, engine.asked, fused.engines[0]["score"]) == ("engines", 1, 12.0)
     assert fused.score > first.score
-    assert {"sender_mismatch", "engine_symbol"} <= {each["code"] for each in fused.indicators}
+    assert {"return_path_mismatch", "engine_symbol"} <= {each["code"] for each in fused.indicators}
 
 
 def test_an_engine_that_is_down_is_a_note_and_raises_nothing(mail: SpamWorld, engine: StubEngine) -> None:

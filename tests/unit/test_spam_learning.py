@@ -250,8 +250,8 @@ def opinions(number: int, *, right: bool = True) -> list[Opinion]:
 
 
 def test_weights_count_once_they_judge_at_least_as_well_as_the_shared_model() -> None:
-    few = learn_from(opinions(2 * ENOUGH - 2), None, threshold=0.5, budget=None)
-    enough = learn_from(opinions(120), None, threshold=0.5, budget=None)
+    few = learn_from(opinions(2 * ENOUGH - 2), threshold=0.5, budget=None)
+    enough = learn_from(opinions(120), threshold=0.5, budget=None)
     assert not few.is_active
     assert enough.is_active
     assert enough.trial.tenant_errors < enough.trial.shared_errors
@@ -260,9 +260,9 @@ def test_weights_count_once_they_judge_at_least_as_well_as_the_shared_model() ->
 
 
 def test_weights_that_call_wanted_mail_spam_do_not_count() -> None:
-    good = learn_from(opinions(60), None, threshold=0.5, budget=None)
+    good = learn_from(opinions(60), threshold=0.5, budget=None)
     turned = [*opinions(60), *(replace(opinion, is_spam=False) for opinion in opinions(60) if opinion.is_spam)]
-    after = learn_from(turned, None, threshold=0.5, budget=None)
+    after = learn_from(turned, threshold=0.5, budget=None)
     assert good.is_active
     assert not after.is_active
     assert after.trial.tenant_false_positives > after.trial.shared_false_positives
@@ -275,21 +275,20 @@ def test_a_trial_is_lost_by_errors_and_by_false_positives() -> None:
 
 
 def test_a_budget_becomes_a_threshold_that_few_wanted_mails_only_raise() -> None:
-    assert learn_from(opinions(200), None, threshold=0.9, budget=None).threshold is None
-    few, many = (learn_from(opinions(number), None, threshold=0.9, budget=0.02).threshold for number in (40, 300))
+    assert learn_from(opinions(200), threshold=0.9, budget=None).threshold is None
+    few, many = (learn_from(opinions(number), threshold=0.9, budget=0.02).threshold for number in (40, 300))
     assert few == 0.9
     assert many is not None
     assert 0.5 <= many < 0.9
 
 
 def test_nothing_said_is_nothing_learned() -> None:
-    learned = learn_from([], None, threshold=0.5, budget=0.01)
+    learned = learn_from([], threshold=0.5, budget=0.01)
     assert (learned.is_active, learned.spam_count, learned.threshold) == (False, 0, None)
 
 
 def test_the_order_of_a_replay_is_the_order_in_which_it_was_said() -> None:
     said = opinions(30)
     assert (
-        learn_from(said, None, threshold=0.5, budget=None).delta.to_bytes()
-        == learn_from(list(said), None, threshold=0.5, budget=None).delta.to_bytes()
+        learn_from(said, threshold=0.5, budget=None).delta.to_bytes() == learn_from(list(said), threshold=0.5, budget=None).delta.to_bytes()
     )

@@ -54,9 +54,9 @@ def fuse(verdict: Verdict, said: Sequence[EngineScore]) -> Verdict:
     )
 
 
-def log_odds(probability: float) -> float:
-    """Within MOST, either way."""
-    smallest = 1 / (1 + math.exp(MOST))
+def log_odds(probability: float, most: float = MOST) -> float:
+    """Within `most`, either way."""
+    smallest = 1 / (1 + math.exp(most))
     inside = min(max(probability, smallest), 1 - smallest)
     return math.log(inside / (1 - inside))
 
