@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TypedDict
 
 from sqlalchemy.orm import Session
@@ -24,6 +25,10 @@ from storage.repositories.deletions import Deletions, Place
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.spam_choices import SpamChoices
 from storage.repositories.spam_verdicts import SpamVerdicts, Unchecked
+
+
+CLOCKS_DIFFER = timedelta(minutes=5)
+"""Mail servers' times are in whole seconds, and theirs."""
 
 
 class NoJunkError(PermanentError):
@@ -49,7 +54,8 @@ def enqueue_junking(session: Session, spam: Sequence[Unchecked]) -> None:
     for client_id in dict.fromkeys(each.client_id for each in spam if each.role == "inbox"):
         client = clients.one(client_id)
         wanted = client.moves_junk if client.moves_junk is not None else choices.settings(client.tenant_id).moves_junk
-        ids = [each.id for each in spam if each.client_id == client_id and each.role == "inbox" and each.position[0] >= client.created_at]
+        since = client.created_at - CLOCKS_DIFFER
+        ids = [each.id for each in spam if each.client_id == client_id and each.role == "inbox" and each.position[0] >= since]
         if wanted and client.imap_host and ids:
             enqueue(session, move_to_junk, email_client_id=client_id, email_ids=ids)
 
