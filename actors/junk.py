@@ -26,7 +26,6 @@ from storage.repositories.email_clients import EmailClients
 from storage.repositories.spam_choices import SpamChoices
 from storage.repositories.spam_verdicts import SpamVerdicts, Unchecked
 
-
 CLOCKS_DIFFER = timedelta(minutes=5)
 """Mail servers' times are in whole seconds, and theirs."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import defer
+from sqlalchemy.orm import aliased, defer
 
 from mail.spam.verdict import Verdict
 from storage import mail_batches
@@ -99,9 +99,9 @@ class SpamVerdicts(Repository):
         return [each for each in found if each.client_id in mine]
 
     def junking(self, email_ids: Sequence[str]) -> list[str]:
-        """Those of the messages that we are to move to Junk are marked before it is done. Nobody's who was called wanted is among them.
+        """Those of the messages that we are to move to Junk are marked before it is done. Returns the ids of those that may be moved.
 
-        Returns the ids of those that may be moved.
+        Not one that somebody called wanted, and not one of which a twin is in Junk: somebody may just have taken it out of there.
         """
         marked: list[str] = []
         wanted = exists().where(
@@ -111,7 +111,7 @@ class SpamVerdicts(Repository):
             SpamFeedback.undone_at.is_(None),
         )
         for chunk in chunks(email_ids):
-            spam = (self.owns(SpamVerdict), SpamVerdict.email_id.in_(chunk), SpamVerdict.is_spam, ~wanted)
+            spam = (self.owns(SpamVerdict), SpamVerdict.email_id.in_(chunk), SpamVerdict.is_spam, ~wanted, ~_has_twin_in_junk())
             statement = update(SpamVerdict).where(*spam).values(junked_at=db_now()).returning(SpamVerdict.email_id)
             marked += self.session.scalars(statement.execution_options(synchronize_session=False))
         return marked
@@ -156,6 +156,16 @@ class SpamVerdicts(Repository):
 
 
 _IN_FOLDER = (EmailFolder.tenant_id == EmailMessage.tenant_id) & (EmailFolder.id == EmailMessage.folder_id)
+
+
+def _has_twin_in_junk() -> ColumnElement[bool]:
+    """Of the message of a verdict."""
+    twin, folder = aliased(EmailMessage), aliased(EmailFolder)
+    named = (twin.message_id == EmailMessage.message_id) | (twin.message_id.is_(None) & (twin.sha256 == EmailMessage.sha256))
+    same = (twin.tenant_id == EmailMessage.tenant_id) & (twin.client_id == EmailMessage.client_id) & (twin.id != EmailMessage.id) & named
+    inside = (folder.tenant_id == twin.tenant_id) & (folder.id == twin.folder_id) & (folder.role == "junk") & twin.vanished_at.is_(None)
+    mine = (EmailMessage.tenant_id == SpamVerdict.tenant_id) & (EmailMessage.id == SpamVerdict.email_id)
+    return exists().where(mine, same, inside).correlate(SpamVerdict)
 
 
 def address_of(sender: Mapping[str, Any] | None) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import select
 
 import actors.spam
 import actors.spam_arrivals
+import actors.sync
 from core.errors import NotFoundError, PermanentError, Snooze
 from core.ids import new_id
 from mail.fake import FakeMailbox
@@ -15,7 +17,7 @@ from mail.spam.engines.engine import EngineUnavailable, Envelope
 from mail.spam.judging import GuardedEngine
 from mail.spam.verdict import EngineScore
 from runs.limits import SoftTimeLimitExceeded
-from storage.models import SpamVerdict
+from storage.models import EmailFolder, SpamVerdict
 from storage.repositories.spam_choices import SpamChoices
 from tests.unit.actor_world import Actors, acting
 from tests.unit.spam_world import SPAMMER, SpamWorld, letter, mailbox_in_memory
@@ -196,6 +198,20 @@ def test_what_somebody_called_wanted_is_not_moved(acting: Actors, box: FakeMailb
     mail.say(1, is_spam=False)
     mail.run_waiting("move_to_junk")
     assert mail.folders() == {"INBOX": ["letter 1"]}
+
+
+def test_what_somebody_just_took_out_of_junk_is_not_put_back_before_the_sync_is_through(acting: Actors, box: FakeMailbox) -> None:
+    mail = SpamWorld(acting, box, moves_junk=True)
+    mail.deliver(1, SPAMMER, folder="Junk")
+    mail.sync()
+    mail.move(1, "Junk", "INBOX")
+    with acting.record.session() as session:
+        inbox = session.scalars(select(EmailFolder).where(EmailFolder.role == "inbox")).one().id
+    mail.call(actors.sync.sync_emails, mail.client, inbox)  # Junk is not looked at yet
+    assert mail.run_waiting("move_to_junk") == ["move_to_junk"]
+    mail.sync()
+    assert (mail.folders(), mail.feedback()) == ({"INBOX": ["letter 1"]}, {"letter 1": (False, "move")})
+    assert mail.run_waiting("move_to_junk") == []
 
 
 def test_check_spam_answers_as_the_contract_says(acting: Actors, box: FakeMailbox) -> None:
