@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from mail.spam.check import check
 from mail.spam.engines.engine import MAX_SENT, Breaker, Engine, EngineUnavailable, Envelope
 from mail.spam.engines.fusion import fuse, log_odds
+from mail.spam.learning import Delta
+from mail.spam.model import sigmoid
 from mail.spam.senders import SenderLists, apply_lists
 from mail.spam.verdict import Context, EngineScore, Verdict
 
@@ -53,9 +55,7 @@ def judge(source: bytes, rules: Rules, *, sender: str, recipients: Sequence[str]
     An engine that is down is a note, `engine_unavailable:<name>`, and the others and the embedded check stand. `logit` of the verdict is
     what everybody's check says, the log-odds without the tenant's weights: what learning compares them with.
     """
-    verdict = check(source, rules.context)
-    own = rules.context.delta.score(verdict.hashes) if rules.context.delta is not None else 0.0
-    verdict = replace(verdict, logit=log_odds(verdict.score, most=MOST_CERTAIN) - own)
+    verdict = _with_delta(check(source, replace(rules.context, delta=None)), rules.context.delta)
     if rules.engines:
         verdict = _asked(verdict, source, rules, Envelope(rules.user, return_path(source), tuple(recipients)))
     return apply_lists(verdict, rules.lists, sender)
@@ -66,6 +66,16 @@ def return_path(source: bytes) -> str:
     head = source[: 64 * 1024].partition(b"\r\n\r\n")[0].partition(b"\n\n")[0]
     found = _RETURN_PATH.search(head)
     return found[1].decode("ascii", "replace") if found else ""
+
+
+def _with_delta(shared: Verdict, delta: Delta | None) -> Verdict:
+    """The tenant's weights on top of everybody's check: as `check` adds them, but what they were added to is kept."""
+    odds = log_odds(shared.score, most=MOST_CERTAIN)
+    own = delta.score(shared.hashes) if delta is not None else 0.0
+    if not own:
+        return replace(shared, logit=odds)
+    score = sigmoid(odds + own)
+    return replace(shared, logit=odds, score=score, is_spam=score >= shared.threshold)
 
 
 def _asked(verdict: Verdict, source: bytes, rules: Rules, envelope: Envelope) -> Verdict:
