@@ -28,7 +28,9 @@ DRAWS = 10
 def main() -> None:
     """Print everything that the corpus allows to measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", type=Path, required=True, help="a directory with ham/, spam/ and perhaps phishing/ of <source>-<id>.eml")
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="a directory with ham/, spam/ and perhaps phishing/ of <source>-<id>.eml"
+    )
     parser.add_argument("--test", type=Path, help="another one that is only tested on")
     parser.add_argument("--only", default="speed,shipped,transfer,later,feedback", help="which figures, with commas between")
     parser.add_argument("--processes", type=int, default=2)
@@ -110,7 +112,11 @@ def _later(earlier: Corpus, later: Corpus) -> None:
     plain = _without_phishing(later)
     scores, truth = learned.scores(plain), plain.is_spam
     known = np.isin(plain.sources, _sources(earlier))
-    for name, where in (("all sources", np.ones(len(plain), bool)), ("the sources learned from", known), *((each, plain.sources == each) for each in _sources(plain))):
+    for name, where in (
+        ("all sources", np.ones(len(plain), bool)),
+        ("the sources learned from", known),
+        *((each, plain.sources == each) for each in _sources(plain)),
+    ):
         _say(f"AUC, later mail, {name} ({int(where.sum())})", _area(scores[where], truth[where]))
     flagged = scores >= threshold
     for name, where in (("all sources", np.ones(len(plain), bool)), ("the sources learned from", known)):
@@ -120,14 +126,20 @@ def _later(earlier: Corpus, later: Corpus) -> None:
         _say("hard ham wrongly flagged", f"{int(flagged[hard].sum())} of {int(hard.sum())}")
     phishing = later.where(_kinds(later) == "phishing")
     if len(phishing):
-        _say("phishing flagged, of a later era (see docs/spam.md)", f"{(learned.scores(phishing) >= threshold).mean():.3f} of {len(phishing)}")
+        _say(
+            "phishing flagged, of a later era (see docs/spam.md)",
+            f"{(learned.scores(phishing) >= threshold).mean():.3f} of {len(phishing)}",
+        )
 
 
 def _flags(name: str, flagged: Labels, truth: Labels) -> None:
     wrong, ham = int((flagged & ~truth).sum()), int((~truth).sum())
     low, high = wilson(wrong, ham)
     recall = float(flagged[truth].mean())
-    _say(f"F1, {name}", f"{f1(flagged, truth):.4f}, recall {recall:.3f}, false positives {wrong}/{ham} = {wrong / max(ham, 1):.2%} ({low:.2%}-{high:.2%})")
+    _say(
+        f"F1, {name}",
+        f"{f1(flagged, truth):.4f}, recall {recall:.3f}, false positives {wrong}/{ham} = {wrong / max(ham, 1):.2%} ({low:.2%}-{high:.2%})",
+    )
 
 
 def _shipped(corpus: Corpus, model: Model) -> None:
@@ -152,7 +164,10 @@ def _feedback(corpus: Corpus, test: Corpus) -> None:
                 continue
             site = test.where(test.sources == other)
             order = np.random.default_rng(2).permutation(len(site))
-            pool, rest = site.where(np.isin(np.arange(len(site)), order[: len(site) // 2])), site.where(np.isin(np.arange(len(site)), order[len(site) // 2 :]))
+            pool, rest = (
+                site.where(np.isin(np.arange(len(site)), order[: len(site) // 2])),
+                site.where(np.isin(np.arange(len(site)), order[len(site) // 2 :])),
+            )
             best = fit(pool).scores(rest)
             before = learned.scores(rest)
             for rate in (0.003, 0.01):
@@ -168,7 +183,10 @@ def _regained(name: str, pool: Corpus, rest: Corpus, scores: tuple[Floats, Float
         added = np.array([delta.score(np.concatenate(groups)) for groups in rest.groups])
         after.append(recall_at(scores[0] + added, truth, rate))
     gained = (np.mean(after) - lost) / max(best - lost, 1e-9)
-    _say(f"feedback, {name}, at {rate:.1%}", f"recall {lost:.3f} -> {np.mean(after):.3f} (learned there {best:.3f}): {gained:.0%} of the lost regained")
+    _say(
+        f"feedback, {name}, at {rate:.1%}",
+        f"recall {lost:.3f} -> {np.mean(after):.3f} (learned there {best:.3f}): {gained:.0%} of the lost regained",
+    )
 
 
 def _taught(pool: Corpus, draw: int) -> Delta:
@@ -196,7 +214,10 @@ def _speed(directory: Path) -> None:
     p50, p99 = np.quantile(times, [0.5, 0.99]) * 1000
     size = sum(map(len, messages)) / len(messages)
     limited = sum("time_limit" in verdict.notes for verdict in verdicts)
-    _say(f"messages a second, one core ({len(messages)} of mean {size / 1000:.1f} kB)", f"{len(messages) / best:.0f}, p50 {p50:.2f} ms, p99 {p99:.2f} ms, over time {limited}")
+    _say(
+        f"messages a second, one core ({len(messages)} of mean {size / 1000:.1f} kB)",
+        f"{len(messages) / best:.0f}, p50 {p50:.2f} ms, p99 {p99:.2f} ms, over time {limited}",
+    )
     kilobytes = np.mean([len(verdict.hashes) for verdict in verdicts]) / 1000
     _say("features of a message", f"{kilobytes:.1f} kB in {len(split_groups(verdicts[0].hashes))} groups")
 

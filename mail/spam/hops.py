@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from email.utils import mktime_tz, parsedate_tz
 from functools import lru_cache
 
 from publicsuffixlist import PublicSuffixList
@@ -15,6 +16,8 @@ _NAME = re.compile(r"[\w-]+(?:\.[\w-]+)+")
 _HELO = re.compile(r"\bhelo[= ]\s*([^\s)\]]+)", re.IGNORECASE)
 _PRIVATE = re.compile(r"(?:10|127|0)\.|192\.168\.|172\.(?:1[6-9]|2\d|3[01])\.|169\.254\.")
 _DYNAMIC = re.compile(r"dsl|dial|dyn|cable|pool|ppp|dhcp|client|cust|broadband|catv|user|host|\d{1,3}[.-]\d{1,3}[.-]\d{1,3}", re.IGNORECASE)
+
+_YEAR_2100 = 4_102_444_800
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,15 @@ def border(hops: list[Hop]) -> Hop | None:
 def is_dynamic(name: str) -> bool:
     """Whether a host name looks like one of a provider's customers."""
     return _DYNAMIC.search(name) is not None
+
+
+def received_at(value: str) -> float | None:
+    """When a Received header says that it was written, in seconds since the epoch; None for nonsense."""
+    parsed = parsedate_tz(value.rpartition(";")[2][:100])
+    if parsed is None:
+        return None
+    try:
+        moment = float(mktime_tz(parsed))
+    except (ValueError, OverflowError):
+        return None
+    return moment if 0 < moment < _YEAR_2100 else None

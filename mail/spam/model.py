@@ -21,7 +21,10 @@ _DIGEST = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """`table` holds 2**bits weights of 8 bits; `scales` turns those of each group into logits; `slope` and `offset` calibrate."""
+    """`table` holds 2**bits weights of 8 bits for each group of features; `scales` turns them into logits.
+
+    `slope` and `offset` calibrate the raw score, `threshold` is the default one for the calibrated score.
+    """
 
     table: NDArray[np.int8]
     bits: int
@@ -36,9 +39,9 @@ class Model:
         """The raw score: for each group the sum of its weights over the root of how many features it has."""
         mask = np.uint32((1 << self.bits) - 1)
         total = self.bias
-        for hashes, scale in zip(groups, self.scales, strict=False):
+        for hashes, weights, scale in zip(groups, self.table, self.scales, strict=False):
             if scale and len(hashes):
-                total += scale * int(self.table[hashes & mask].sum(dtype=np.int64)) / math.sqrt(len(hashes))
+                total += scale * int(weights[hashes & mask].sum(dtype=np.int64)) / math.sqrt(len(hashes))
         return total
 
     def weights(self, group: int, hashes: NDArray[np.uint32]) -> NDArray[np.float64]:
@@ -46,7 +49,7 @@ class Model:
         if not len(hashes) or group >= len(self.scales):
             return np.zeros(len(hashes))
         mask = np.uint32((1 << self.bits) - 1)
-        weights: NDArray[np.float64] = self.table[hashes & mask] * np.float64(self.scales[group] / math.sqrt(len(hashes)))
+        weights: NDArray[np.float64] = self.table[group][hashes & mask] * np.float64(self.scales[group] / math.sqrt(len(hashes)))
         return weights
 
     def probability(self, logit: float) -> float:
@@ -84,7 +87,5 @@ def _read(data: bytes) -> Model | None:
         return None
     line, _, packed = body[len(_MAGIC) :].partition(b"\n")
     facts: dict[str, Any] = json.loads(line)
-    table = np.frombuffer(zlib.decompress(packed), np.int8)
-    if len(table) != 1 << facts["bits"]:
-        return None
+    table = np.frombuffer(zlib.decompress(packed), np.int8).reshape(len(facts["scales"]), 1 << facts["bits"])
     return Model(table=table, **{**facts, "scales": tuple(facts["scales"])})

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from email.utils import mktime_tz, parsedate_tz
 
+from mail.spam.hops import received_at
 from mail.spam.indicators.table import found
 from mail.spam.verdict import Indicator
 from mail.spam.view import View
@@ -26,7 +25,7 @@ def structure(view: View) -> Iterator[Indicator]:
     elif view.date is None:
         yield found("invalid_date", view.first("date"))
     else:
-        received = received_at(view)
+        received = received_at(view.first("received"))
         if received is not None and view.date.timestamp() - received > _AHEAD:
             yield found("date_in_future", view.first("date"))
     identifier = view.first("message-id")
@@ -42,17 +41,3 @@ def structure(view: View) -> Iterator[Indicator]:
         yield found("undisclosed_recipients")
     if broken := view.defects & _BROKEN:
         yield found("malformed_message", ", ".join(sorted(broken)))
-
-
-def received_at(view: View) -> float | None:
-    """When our own side took the message over, by its newest Received header; seconds since the epoch."""
-    for value in view.names.get("received", [])[:1]:
-        parsed = parsedate_tz(value.rpartition(";")[2][:100])
-        if parsed is None:
-            return None
-        try:
-            moment = float(mktime_tz(parsed))
-        except (ValueError, OverflowError):
-            return None
-        return moment if 0 < moment < datetime(2100, 1, 1, tzinfo=UTC).timestamp() else None
-    return None
