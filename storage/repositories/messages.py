@@ -33,8 +33,8 @@ class Changes:
     synced: int = 0
     updated: int = 0
     deleted: int = 0
-    added: dict[int, str] = field(default_factory=dict)
-    moves: list[Move] = field(default_factory=list)
+    added: dict[int, str] = field(default_factory=dict, compare=False)
+    moves: list[Move] = field(default_factory=list, compare=False)
 
     def __iadd__(self, other: Changes) -> Changes:
         self.synced += other.synced

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import actors.spam_rules
 from core.errors import ConfigurationError, InvalidInputError
 from core.settings import load_settings
 from mail.spam.engines.engine import MAX_SENT, Breaker, EngineUnavailable, Envelope, header_safe
 from mail.spam.engines.fusion import RULES, fuse, log_odds, share
+from mail.spam.engines.spamc import Spamc
 from mail.spam.engines.symbols import TABLES, indicators_of
 from mail.spam.judging import GuardedEngine, Rules, judge, return_path
 from mail.spam.learning import LEARNED_FROM, Delta
@@ -213,8 +218,6 @@ def test_a_wrong_setting_stops_the_start(name: str, value: object) -> None:
 
 
 def test_engines_are_those_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    import actors.spam_rules
-
     settings = load_settings(rspamd_url="http://127.0.0.1:11333", rspamd_password="x", spamd_url="/run/spamd.sock")
     monkeypatch.setattr(actors.spam_rules, "get_settings", lambda: settings)
     assert [each.engine.name for each in actors.spam_rules.engines()] == ["rspamd", "spamassassin"]
@@ -222,3 +225,25 @@ def test_engines_are_those_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None
     assert "x'" not in repr(settings.rspamd_password)
     monkeypatch.setattr(actors.spam_rules, "get_settings", lambda: load_settings(rspamd_url=""))
     assert actors.spam_rules.engines() == ()
+
+
+def test_spamassassin_is_reached_over_a_unix_socket_too(tmp_path: Path) -> None:
+    path = str(tmp_path / "spamd.sock")
+    with pytest.raises(EngineUnavailable):
+        Spamc(path, timeout=5).scan(b"x", Envelope("t"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while connection.recv(65_536):
+                    pass
+                connection.sendall(b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; 6.1 / 5.0\r\n\r\nA,B\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        said = Spamc(path, timeout=30).scan(b"Subject: x\r\n\r\n", Envelope("t"))
+        thread.join(30)
+    assert said == EngineScore("spamassassin", 6.1, 5.0, ("A", "B"))
