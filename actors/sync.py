@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from actors.accounts import account_to_itself, account_told
 from actors.endpoints import endpoint_of, parse_limits, with_fresh_token
 from actors.hosts import talking_to
+from actors.spam_arrivals import ArrivalCheck, arrival_check
 from brokers.queues import Queue
 from core.clock import epoch_ms, now
 from core.errors import InvalidInputError, PermanentError, Snooze
@@ -66,6 +67,7 @@ class _Work:
     is_pop3: bool
     folder_name: str | None
     full: bool
+    spam: ArrivalCheck | None = None  # None: the account does not ask for it
 
 
 @task(queue=Queue.SYNC, mail_host=lambda session, arguments: EmailClients(session).server_of(arguments["email_client_id"], "imap"))
@@ -121,7 +123,8 @@ def _prepare(email_client_id: str, folder_id: str | None, *, full: bool) -> _Wor
         folder = EmailFolders(session).one(folder_id, email_client_id) if folder_id is not None else None
         is_pop3 = not client.imap_host
         login = clients.pop3_login(client) if is_pop3 else clients.imap_login(client)
-        return _Work(email_client_id, endpoint_of(login), is_pop3, folder.name if folder is not None else None, full)
+        name = folder.name if folder is not None else None
+        return _Work(email_client_id, endpoint_of(login), is_pop3, name, full, arrival_check(session, client))
 
 
 def _sync(work: _Work) -> Changes:
@@ -178,9 +181,12 @@ def _store(work: _Work, changes: Changes, batches: Iterable[SyncBatch]) -> Chang
 
 
 def _store_one(work: _Work, batch: SyncBatch) -> Changes:
+    verdicts = work.spam.judge(batch) if work.spam is not None else {}
     with session_scope() as session:
         stored = EmailMessages(session).store(work.email_client_id, batch, keep_source=get_settings().raw_retention > 0)
         _note_bounces(session, batch)
+        if work.spam is not None:
+            work.spam.store(session, batch, stored, verdicts)
         return stored
 
 

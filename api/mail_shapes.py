@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from api.shapes import Shape
-from storage.models import EmailAttachment, EmailClient, EmailMessage
+from api.spam_shapes import SpamView
+from storage.models import EmailAttachment, EmailClient, EmailMessage, SpamFeedback, SpamVerdict
 from storage.repositories.mail_views import StoredMessage
 
 
@@ -39,6 +40,8 @@ class ClientView(Shape):
     oauth_client_id: str | None
     has_oauth_refresh_token: bool
     saves_sent: bool
+    checks_spam: bool | None
+    moves_junk: bool | None
     is_sync_enabled: bool
     sync_interval: int
     last_sync_at: datetime | None
@@ -82,11 +85,13 @@ class MessageSummary(Shape):
     flags: list[str]
     snippet: str
     attachment_count: int
+    spam: SpamView | None
 
     @classmethod
-    def of(cls, stored: StoredMessage) -> MessageSummary:
+    def of(cls, stored: StoredMessage, verdict: SpamVerdict | None = None) -> MessageSummary:
         """As stored."""
-        return cls(**_fields(stored.message), received_at=stored.received_at, attachment_count=stored.attachments)
+        spam = SpamView.of(verdict) if verdict is not None else None
+        return cls(**_fields(stored.message), received_at=stored.received_at, attachment_count=stored.attachments, spam=spam)
 
 
 class AttachmentView(Shape):
@@ -115,9 +120,16 @@ class MessageView(MessageSummary):
     headers: list[Any]
     defects: list[str]
     attachments: list[MessageAttachmentView]
+    spam_feedback: bool | None
 
     @classmethod
-    def whole(cls, row: EmailMessage, attachments: Sequence[EmailAttachment]) -> MessageView:
+    def whole(
+        cls,
+        row: EmailMessage,
+        attachments: Sequence[EmailAttachment],
+        verdict: SpamVerdict | None = None,
+        feedback: SpamFeedback | None = None,
+    ) -> MessageView:
         """As stored."""
         return cls(
             **_fields(row),
@@ -130,6 +142,8 @@ class MessageView(MessageSummary):
             headers=row.headers,
             defects=row.defects,
             attachments=[MessageAttachmentView.model_validate(each) for each in attachments],
+            spam=SpamView.of(verdict) if verdict is not None else None,
+            spam_feedback=feedback.is_spam if feedback is not None else None,
         )
 
 

@@ -15,6 +15,7 @@ BY_NAME = {
     "/api/email/send": "send_email",
     "/api/email/delete": "delete_emails",
     "/api/email/spam-check": "check_spam",
+    "/api/spam/backfill": "check_mailbox_spam",
 }
 OPEN = ("/health", "/health/live", "/health/ready")
 REF = "#/components/schemas/"

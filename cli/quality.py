@@ -40,6 +40,8 @@ SERVERS = {  # Debian package: the file that shows it is there
     "postgresql": "usr/lib/postgresql/*/bin/postgres",
     "dovecot-imapd": "usr/lib/dovecot/imap",
     "dovecot-pop3d": "usr/lib/dovecot/pop3",
+    "rspamd": "usr/bin/rspamd",
+    "spamd": "usr/sbin/spamd",
     "chromium": "usr/bin/chromium",
     "libfaketime": "usr/lib/*/faketime/libfaketimeMT.so.1",
 }

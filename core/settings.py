@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEY_BYTES = 32
 HOW_TO_MAKE_A_KEY = "python3 -c \"import base64, os; print('k1:' + base64.b64encode(os.urandom(32)).decode())\""
 
+SPAM_URLS = ("rspamd_url", "rspamd_controller_url", "rspamd_password", "spamd_url")
 _Take = Callable[[str, str, str], None]
 KeyRing = dict[str, bytes]
 """Key id to key. The first is the active one; the others are still accepted."""
@@ -83,6 +84,15 @@ class Settings(BaseSettings):
     mail_max_line_kb: int = Field(1024, ge=1)
     mail_max_nesting: int = Field(100, ge=1, le=500)
 
+    spam_check_on_sync: bool = False
+    spam_feedback_per_hour: int = Field(100, ge=1)
+    rspamd_url: str | None = None
+    rspamd_controller_url: str | None = None
+    rspamd_password: SecretStr | None = None
+    spamd_url: str | None = None
+    spam_engine_timeout: float = Field(5.0, gt=0, le=60)
+    spam_teach_engines: bool = False
+
     credential_encryption_key: SecretStr | None = None
     task_signing_key: SecretStr | None = None
     ssl_verify: bool = True
@@ -131,6 +141,18 @@ class Settings(BaseSettings):
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
         return _with_scheme(value, ("redis://", "rediss://", "unix://"))
+
+    @field_validator("rspamd_url", "rspamd_controller_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        _with_scheme(SecretStr(value) if value else None, ("http://", "https://"))
+        return value
+
+    @field_validator("spamd_url")
+    @classmethod
+    def _spamd(cls, value: str | None) -> str | None:
+        _with_scheme(SecretStr(value) if value else None, ("tcp://", "/"))
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -15,7 +15,9 @@ from tests.servers.postgres import Postgres
 from tests.servers.process import MissingServerError, Server, ServerFactory, server_directory
 from tests.servers.rabbitmq import RabbitMq
 from tests.servers.redis import Redis, Valkey
+from tests.servers.rspamd import Rspamd
 from tests.servers.smtp import SmtpSink
+from tests.servers.spamd import Spamd
 
 S = TypeVar("S", bound=Server)
 MISSING: pytest.StashKey[list[str]] = pytest.StashKey()
@@ -110,6 +112,18 @@ def postgres(pytestconfig: pytest.Config) -> Iterator[Postgres]:
 def dovecot(pytestconfig: pytest.Config) -> Iterator[Dovecot]:
     """IMAP and POP3; each test adds its own users."""
     yield from running(pytestconfig, Dovecot)
+
+
+@pytest.fixture(scope="session")
+def rspamd(pytestconfig: pytest.Config) -> Iterator[Rspamd]:
+    """Checks and learning, nothing asked over a network."""
+    yield from running(pytestconfig, Rspamd)
+
+
+@pytest.fixture(scope="session")
+def spamd(pytestconfig: pytest.Config) -> Iterator[Spamd]:
+    """SpamAssassin, local tests only."""
+    yield from running(pytestconfig, Spamd)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ from scheduler.control import get_schedules
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.mail_views import MailViews
 from storage.repositories.runs import RunFilter
+from storage.repositories.spam_verdicts import SpamVerdicts
 from storage.repositories.tenants import Tenants
 from storage.states import WAITING, OutboundStatus, State
 
@@ -122,10 +123,13 @@ def mail(viewer: Viewer, query: Mapping[str, str]) -> Regions:
         counts = MailViews(session).message_counts()
         names = Tenants(session).names() if viewer.is_admin else {}
         latest = [] if viewer.is_admin else MailViews(session).messages(None, None, None, limit=LATEST)
+        verdicts = SpamVerdicts(session).shown([each.id for each in latest])
     by_id = {account.id: account.name for account in accounts}
     return {
         "accounts": render("_accounts.html", accounts=accounts, counts=counts, names=names, viewer=viewer),
-        "latest": render("_latest.html", latest=latest, names=by_id),  # subjects are for the tenant's own people, not for operators
+        "latest": render(
+            "_latest.html", latest=latest, names=by_id, verdicts=verdicts
+        ),  # subjects are for the tenant's own people, not for operators
     }
 
 

@@ -30,6 +30,8 @@ def _environment() -> Environment:
         "duration": words.duration,
         "milliseconds": words.milliseconds,
         "number": words.number,
+        "percent": words.percent,
+        "codes": words.codes,
         "waited": words.waited,
         "took": words.took,
         "clean": safe_text,

@@ -114,6 +114,18 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def percent(probability: float) -> str:
+    """`97 %`; never 0 or 100, for nothing is that sure."""
+    return "< 1 %" if probability < 0.01 else "> 99 %" if probability > 0.99 else f"{round(probability * 100)} %"
+
+
+def codes(indicators: list[dict[str, str]]) -> str:
+    """The names of the indicators that say most, first."""
+    order = {severity: place for place, severity in enumerate(("high", "medium", "low", "info"))}
+    ranked = sorted(indicators, key=lambda each: order.get(each["severity"], len(order)))
+    return ", ".join(dict.fromkeys(each["code"] for each in ranked if each["severity"] != "info"))
+
+
 def duration(seconds: float | None) -> str:
     """Two units at most: `340 ms`, `3.1 s`, `2 min 5 s`, `3 d 4 h`."""
     if seconds is None:

@@ -64,6 +64,8 @@ class ClientChanges(BaseModel):
     oauth_client_secret: Password | None = None
     oauth_refresh_token: Password | None = None
     saves_sent: StrictBool | None = None
+    checks_spam: StrictBool | None = None
+    moves_junk: StrictBool | None = None
     sync_interval: Interval | None = None
     is_sync_enabled: StrictBool | None = None
 

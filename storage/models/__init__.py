@@ -8,6 +8,7 @@ from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, Email
 from storage.models.outbox import DkimKey, OutboundEmail, OutboundRecipient, Suppression
 from storage.models.runs import RunSecret, TaskAttempt, TaskRun, WorkerProcess
 from storage.models.schedules import Schedule, ScheduleTick
+from storage.models.spam import SpamFeedback, SpamListEntry, SpamSettings, SpamVerdict, SpamWeights
 from storage.models.tenants import ApiKey, DashboardSession, Tenant, User
 from storage.models.webhooks import Webhook, WebhookDelivery
 
@@ -33,6 +34,11 @@ __all__ = [
     "Schedule",
     "ScheduleTick",
     "ServiceHealth",
+    "SpamFeedback",
+    "SpamListEntry",
+    "SpamSettings",
+    "SpamVerdict",
+    "SpamWeights",
     "Suppression",
     "TaskAttempt",
     "TaskRun",

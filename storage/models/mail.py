@@ -55,6 +55,9 @@ class EmailClient(Base):
     oauth_expires_at: Mapped[datetime | None]
     saves_sent: Mapped[bool] = mapped_column(default=False)  # append what was sent to the Sent folder; many servers do it themselves
 
+    checks_spam: Mapped[bool | None]  # new mail, when it is synced; None: as SPAM_CHECK_ON_SYNC says
+    moves_junk: Mapped[bool | None]  # what is spam goes to the Junk folder; None: as the tenant's spam settings say
+
     is_sync_enabled: Mapped[bool] = mapped_column(default=True)
     sync_interval: Mapped[int] = mapped_column(default=300)  # seconds
     last_sync_at: Mapped[datetime | None]

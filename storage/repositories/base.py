@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Select, select, true
 from sqlalchemy.orm import Session
 
-from core.errors import NotFoundError
+from core.errors import NotFoundError, TenantError
 from core.ids import is_id
 from storage.engine import identity_of
 from storage.models.base import Base
@@ -36,6 +36,11 @@ class Repository:
         if self.identity.user_id is not None and hasattr(model, "user_id"):
             condition &= model.user_id == self.identity.user_id
         return condition
+
+    def require_tenant(self, tenant_id: str) -> None:
+        """Raises TenantError when rows of this tenant are not the identity's to write."""
+        if not self.identity.is_system and tenant_id != self.identity.tenant_id:
+            raise TenantError("These rows belong to another tenant.")
 
     def scoped(self, model: type[Row]) -> Select[Row]:
         """A SELECT of the identity's rows of a table."""

@@ -22,7 +22,7 @@ REFUSALS_UNTIL_STOPPED = 3
 PROTOCOLS = ("imap", "pop3", "smtp")
 OAUTH_FIELDS = ("oauth_token_url", "oauth_client_id")
 SERVER_FIELDS = (*(f"{protocol}_{what}" for protocol in PROTOCOLS for what in ("host", "port", "security", "username")), *OAUTH_FIELDS)
-PLAIN_FIELDS = ("name", "email", "is_sync_enabled", "sync_interval", "saves_sent", *SERVER_FIELDS)
+PLAIN_FIELDS = ("name", "email", "is_sync_enabled", "sync_interval", "saves_sent", "checks_spam", "moves_junk", *SERVER_FIELDS)
 SECRET_FIELDS = (*(f"{protocol}_password" for protocol in PROTOCOLS), "oauth_client_secret", "oauth_refresh_token")
 SMTP = (587, "starttls")  # where mail is submitted unless the account says otherwise (RFC 6409)
 TOKEN_MARGIN_SECONDS = 120
@@ -67,6 +67,10 @@ class EmailClients(Repository):
     def one(self, client_id: str) -> EmailClient:
         """Raises NotFoundError for another tenant's or user's account as for an unknown one."""
         return self.get(EmailClient, client_id, "e-mail client")
+
+    def has(self, client_id: str) -> bool:
+        """Whether the identity may see an account of this id."""
+        return self.session.scalar(self.scoped(EmailClient).where(EmailClient.id == client_id)) is not None
 
     def server_of(self, client_id: str, protocol: str) -> str | None:
         """The host name of the account's "imap" (or POP3) or "smtp" server. Asks the database only if the account is not loaded."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, false, func, select, true, tuple_, type_coerce
+from sqlalchemy import ColumnElement, exists, false, func, select, true, tuple_, type_coerce
 from sqlalchemy.orm import defer
 
 from core.errors import NotFoundError
 from core.ids import is_id
 from storage import search
-from storage.models import EmailAttachment, EmailClient, EmailFolder, EmailMessage, OutboundEmail
+from storage.models import EmailAttachment, EmailClient, EmailFolder, EmailMessage, OutboundEmail, SpamVerdict
 from storage.repositories.base import Repository
 from storage.repositories.email_clients import EmailClients
 from storage.types import UtcDateTime
@@ -49,6 +49,7 @@ class MailViews(Repository):
         text: str | None,
         *,
         thread_id: str | None = None,
+        is_spam: bool | None = None,
         before: Before = None,
         limit: int = 50,
     ) -> list[StoredMessage]:
@@ -60,6 +61,9 @@ class MailViews(Repository):
             conditions.append(EmailMessage.folder_id == folder_id if is_id(folder_id) else false())
         if thread_id is not None:
             conditions.append(EmailMessage.thread_id == thread_id if is_id(thread_id) else false())
+        if is_spam is not None:
+            called = self._called_spam()
+            conditions.append(called if is_spam else ~called)
         if text is not None:
             conditions.append(search.matching(self.session, text, self.identity))
         if before is not None:
@@ -113,6 +117,10 @@ class MailViews(Repository):
         """Account id to the number of its stored messages."""
         statement = select(EmailMessage.client_id, func.count()).where(self._visible()).group_by(EmailMessage.client_id)
         return {row[0]: row[1] for row in self.session.execute(statement)}
+
+    def _called_spam(self) -> ColumnElement[bool]:
+        mine = (SpamVerdict.tenant_id == EmailMessage.tenant_id, SpamVerdict.email_id == EmailMessage.id)
+        return exists().where(self._in_tenant(SpamVerdict), *mine, SpamVerdict.is_spam)
 
     def _visible(self) -> ColumnElement[bool]:
         """The tenant's, and for a user those of the user's accounts; what has vanished is shown to nobody."""

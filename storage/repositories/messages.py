@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete, exists, func, select
@@ -18,7 +18,7 @@ from storage.models import EmailAttachment, EmailFolder, EmailMessage, TaskRun
 from storage.repositories.base import Repository
 from storage.repositories.conversations import Conversations
 from storage.repositories.folders import EmailFolders
-from storage.repositories.places import Places
+from storage.repositories.places import Move, Places
 from storage.repositories.sources import EmailSources
 
 __all__ = ["Changes", "EmailFolders", "EmailMessages"]
@@ -26,11 +26,15 @@ __all__ = ["Changes", "EmailFolders", "EmailMessages"]
 
 @dataclass(slots=True)
 class Changes:
-    """How many messages a sync added, changed and removed, as their folders see it: a move is one removed and one added."""
+    """How many messages a sync added, changed and removed, as their folders see it: a move is one removed and one added.
+
+    `added` and `moves` are of one batch: the rows of the messages that are new indeed, by their UIDs, and where others went."""
 
     synced: int = 0
     updated: int = 0
     deleted: int = 0
+    added: dict[int, str] = field(default_factory=dict, compare=False)
+    moves: list[Move] = field(default_factory=list, compare=False)
 
     def __iadd__(self, other: Changes) -> Changes:
         self.synced += other.synced
@@ -70,13 +74,13 @@ class EmailMessages(Repository):
         if batch.is_reset:
             removed += places.renumber(folder, batch.uid_validity, batch.kept)
         left = places.leave(folder, batch.gone)
-        added = self._add(folder, batch.uid_validity, batch.new, keep_source=keep_source)
+        added, new = self._add(places, folder, batch.uid_validity, batch.new, keep_source=keep_source)
         changed = {change.uid: change.flags for change in batch.changed}
         changed |= {message.uid: message.flags for message in batch.new if message.uid not in added}
         updated = self._set_flags(folder, batch.uid_validity, changed)
         folder.message_count += len(added) - left
         self._advance(folder, batch.cursor)
-        return Changes(len(added), updated, removed + left)
+        return Changes(len(added), updated, removed + left, new, places.moves)
 
     def count(self, client_id: str) -> int:
         """How many messages of an account are stored."""
@@ -119,17 +123,19 @@ class EmailMessages(Repository):
         folder.uid_validity, folder.uid_next, folder.highest_modseq = cursor.uid_validity, cursor.uid_next, cursor.highest_modseq
         folder.synced_at = db_now()
 
-    def _add(self, folder: EmailFolder, uid_validity: int, messages: Sequence[FetchedMessage], *, keep_source: bool) -> set[int]:
-        """Stores those the folder does not show yet: again, moved here from elsewhere, or new. Returns their UIDs."""
-        places = Places(self.session)
+    def _add(
+        self, places: Places, folder: EmailFolder, uid_validity: int, messages: Sequence[FetchedMessage], *, keep_source: bool
+    ) -> tuple[set[int], dict[int, str]]:
+        """Stores those the folder does not show yet: again, moved here from elsewhere, or new. Returns their UIDs, and the new rows."""
         stored = places.stored(folder, uid_validity, [message.uid for message in messages])
         revived = places.revive(list(stored.values())) if stored else set()
         missing = [message for message in messages if message.uid not in stored]
         moved = places.take_over(folder, uid_validity, missing) if missing else {}
-        ids = stored | moved | self._insert(folder, uid_validity, [message for message in missing if message.uid not in moved])
+        new = self._insert(folder, uid_validity, [message for message in missing if message.uid not in moved])
+        ids = stored | moved | new
         if keep_source:
             EmailSources(self.session).keep(folder.tenant_id, {ids[message.uid]: message for message in messages if message.uid in ids})
-        return {uid for uid, row_id in ids.items() if uid not in stored or row_id in revived}
+        return {uid for uid, row_id in ids.items() if uid not in stored or row_id in revived}, new
 
     def _insert(self, folder: EmailFolder, uid_validity: int, messages: Sequence[FetchedMessage]) -> dict[int, str]:
         """Returns UID to row of those that really were new."""

@@ -8,9 +8,11 @@ one: the older one, in the newer one's place. A copy, both of which stay, stays 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, or_, select, update
+from sqlalchemy.orm import Session
 
 from mail.sync import FetchedMessage
 from storage import mail_batches
@@ -25,8 +27,21 @@ _FACTS = (EmailMessage.id, EmailMessage.message_id, EmailMessage.sha256, EmailMe
 _PLACE = ("folder_id", "uid_validity", "uid", "flags", "internal_date", "remote_id")
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A mail that went from one folder to another (ids)."""
+
+    email_id: str
+    left: str
+    arrived: str
+
+
 class Places(Repository):
-    """The places of one account's mails. Whoever calls has looked the account up and locked the folder."""
+    """The places of one account's mails. Whoever calls has looked the account up and locked the folder. `moves` is what was seen."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.moves: list[Move] = []
 
     def renumber(self, folder: EmailFolder, uid_validity: int, kept: Mapping[int, int]) -> int:
         """The server counts anew: the kept ones (old UID to new) go on under new UIDs. Returns how many vanished."""
@@ -79,7 +94,8 @@ class Places(Repository):
 
     def take_over(self, folder: EmailFolder, uid_validity: int, arrived: Sequence[FetchedMessage]) -> dict[int, str]:
         """New messages that are vanished mails get those rows. Returns UID to row; the others are new indeed."""
-        by_name = self._vanished(folder.client_id, arrived)
+        left: dict[str, str] = {}
+        by_name = self._vanished(folder.client_id, arrived, left)
         taken: dict[int, str] = {}
         used: set[str] = set()
         for message in arrived if by_name else ():
@@ -88,6 +104,7 @@ class Places(Repository):
             if fitting is not None:
                 used.add(fitting)
                 taken[message.uid] = fitting
+                self._moved(fitting, left[fitting], folder.id)
         mail_batches.set_places(
             self.session,
             folder.tenant_id,
@@ -95,15 +112,22 @@ class Places(Repository):
         )
         return taken
 
-    def _vanished(self, client_id: str, arrived: Sequence[FetchedMessage]) -> dict[Name, list[str]]:
-        """The account's vanished rows that any of these may be, the oldest first."""
+    def _moved(self, row_id: str, left: str, arrived: str) -> None:
+        if left != arrived:
+            self.moves.append(Move(row_id, left, arrived))
+
+    def _vanished(self, client_id: str, arrived: Sequence[FetchedMessage], left: dict[str, str]) -> dict[Name, list[str]]:
+        """The account's vanished rows that any of these may be, the oldest first; `left` gets the folders they were in."""
         by_name: dict[Name, list[str]] = {}
         values = {str(value) for message in arrived for value in (message.parsed.sha256, remote_id_of(message)) if value}
-        columns = (EmailMessage.id, EmailMessage.sha256, EmailMessage.remote_id, EmailMessage.message_id)
+        columns = (EmailMessage.id, EmailMessage.folder_id, EmailMessage.sha256, EmailMessage.remote_id, EmailMessage.message_id)
         for chunk in chunks(sorted(values)):
             known_by = or_(EmailMessage.sha256.in_(chunk), EmailMessage.remote_id.in_(chunk))
             vanished = (self.owns(EmailMessage), EmailMessage.client_id == client_id, EmailMessage.vanished_at.is_not(None), known_by)
-            for row_id, sha256, remote_id, message_id in self.session.execute(select(*columns).where(*vanished).order_by(EmailMessage.id)):
+            for row_id, folder_id, sha256, remote_id, message_id in self.session.execute(
+                select(*columns).where(*vanished).order_by(EmailMessage.id)
+            ):
+                left[row_id] = folder_id
                 for name in _names(sha256, remote_id, message_id):
                     by_name.setdefault(name, []).append(row_id)
         return by_name
@@ -115,6 +139,8 @@ class Places(Repository):
         for chunk in chunks(leaving):
             pairs = self._already_elsewhere(folder.client_id, chunk, ids)
             newer = [pair["newer"] for pair in pairs]
+            for pair in pairs:
+                self._moved(pair["id"], folder.id, pair["folder_id"])
             self.session.execute(delete(EmailMessage).where(self.owns(EmailMessage), EmailMessage.id.in_(newer)))
             places = [{name: pair[name] for name in ("id", *_PLACE)} for pair in pairs]
             mail_batches.set_places(self.session, folder.tenant_id, places)

@@ -25,7 +25,7 @@ from brokers.stub import StubBroker
 from core.settings import Settings
 from core.tenancy import SYSTEM_TENANT, Identity
 from runs.broker import Parts, RunBroker
-from runs.registry import AttachmentId, EmailClientId, FolderId
+from runs.registry import AttachmentId, EmailClientId, EmailId, FolderId
 from runs.task import task
 from storage.engine import make_engine, new_session, session_scope
 from storage.models import Base, EmailClient, EmailFolder, EmailMessage, OutboundEmail, OutboundRecipient, TaskRun, Tenant
@@ -46,6 +46,18 @@ def sync_emails(email_client_id: EmailClientId, folder_id: FolderId | None = Non
 def send_email(
     email_client_id: EmailClientId, to: list[str], body_text: str = "", attachment_ids: list[AttachmentId] | None = None
 ) -> None:
+    """Stand in for the real one."""
+
+
+def learn_spam() -> None:
+    """Stand in for the real one."""
+
+
+def teach_engines(email_id: EmailId) -> None:
+    """Stand in for the real one."""
+
+
+def check_mailbox_spam(email_client_id: EmailClientId, folder_id: FolderId | None = None) -> None:
     """Stand in for the real one."""
 
 
@@ -90,6 +102,8 @@ class World:
         dramatiq.set_broker(self.broker)
         for function, queue in ((add, Queue.DEFAULT), (nothing, Queue.DEFAULT), (sync_emails, Queue.SYNC), (send_email, Queue.SEND)):
             task(queue=queue)(function)
+        for spam in (learn_spam, teach_engines, check_mailbox_spam):
+            task(queue=Queue.SPAM)(spam)
         with self.system() as session:
             session.add(Tenant(id=SYSTEM_TENANT, name="system"))
             session.flush()

@@ -35,6 +35,7 @@ def every_route(world: World) -> list[tuple[str, str]]:
         "name": world.acme.tenant_id,
         "webhook_id": new_id(),
         "delivery_id": new_id(),
+        "entry_id": new_id(),
     }
     document = world.get("/openapi.json", None).json()
     return [(method.upper(), path.format(**ids)) for path, methods in document["paths"].items() for method in methods]
@@ -61,10 +62,11 @@ def test_every_id_of_another_tenant_is_unknown(world: World) -> None:
     ]
     assert len(routes) >= 8
     for method, path in routes:
-        answer = world.call(method, path, world.globex.key, json={} if method in {"POST", "PATCH"} else None)
+        body = {"spam": True} if path.endswith("/spam-feedback") else {}
+        answer = world.call(method, path, world.globex.key, json=body if method in {"POST", "PATCH"} else None)
         assert answer.status_code == 404, (method, path, answer.text)
         unknown = world.call(
-            method, path.replace(path.split("/")[3], new_id()) if "/api/tasks/" in path else path, world.globex.key, json={}
+            method, path.replace(path.split("/")[3], new_id()) if "/api/tasks/" in path else path, world.globex.key, json=body
         )
         assert unknown.json()["detail"] == answer.json()["detail"]
 
@@ -246,7 +248,7 @@ def test_openapi_lists_each_task_with_its_own_arguments(world: World) -> None:
     assert schemas["add_arguments"]["properties"]["x"]["type"] == "integer"
     body = document["paths"]["/api/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["discriminator"]["mapping"]["sync_emails"] == "#/components/schemas/sync_emails_request"
-    assert len(body["oneOf"]) == 4
+    assert len(body["oneOf"]) == 7
     assert schemas["add_request"]["properties"]["task"]["const"] == "add"
     assert "args" not in schemas["nothing_request"]["required"]
     sync = document["paths"]["/api/email/sync"]["post"]["requestBody"]["content"]["application/json"]["schema"]

@@ -1,0 +1,82 @@
+"""From messages to a model: each group of features learned alone, then weighed against the others, calibrated, and packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.spam.corpus import Corpus, rows_of
+from bench.spam.learner import Floats, Rows, calibrate, fit_logistic
+from mail.spam.model import Model
+
+BITS = 20
+PENALTY = 1e-5
+"""Of the square of the weights, against the mean loss."""
+SHARED = {0: 1.0, 1: 0.6, 2: 0.8, 3: 0.8, 4: 0.4}
+"""The groups that a shared model weighs, by their number, and how large their values are before they are weighed."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was learned: weights for each group, and the bias."""
+
+    weights: dict[int, Floats]
+    bias: float
+
+    def scores(self, corpus: Corpus) -> Floats:
+        """The raw score of each message."""
+        total = np.full(len(corpus), self.bias)
+        for group, weights in self.weights.items():
+            total += rows_of(corpus, group, BITS).dot(weights)
+        return total
+
+
+def importance_of(corpus: Corpus) -> Floats:
+    """Each class weighs the same, and in each class each source."""
+    keys = np.array([f"{letter.kind != 'ham'}-{letter.source}" for letter in corpus.letters])
+    weights = np.zeros(len(corpus))
+    for key in np.unique(keys):
+        weights[keys == key] = 1 / (keys == key).sum()
+    return weights
+
+
+def fit(corpus: Corpus, groups: dict[int, float] | None = None, penalty: float = PENALTY) -> Fit:
+    """One logistic regression over all groups side by side."""
+    chosen = groups or SHARED
+    parts = [rows_of(corpus, group, BITS, value) for group, value in chosen.items()]
+    joined, columns = _beside(parts)
+    weights, bias = fit_logistic(joined, corpus.is_spam, penalty, importance_of(corpus))
+    spread = np.zeros(len(parts) << BITS)
+    spread[columns] = weights
+    each = np.split(spread, len(parts))
+    return Fit({group: part * value for (group, value), part in zip(chosen.items(), each, strict=True)}, bias)
+
+
+def _beside(parts: list[Rows]) -> tuple[Rows, NDArray[np.int64]]:
+    """The parts of each row one after the other, only columns that are met at least twice kept; and which these are."""
+    rows = len(parts[0])
+    owners = np.concatenate([np.repeat(np.arange(rows), np.diff(part.starts)) for part in parts])
+    columns = np.concatenate([part.columns + (number << BITS) for number, part in enumerate(parts)])
+    values = np.concatenate([part.values for part in parts])
+    often = np.bincount(columns, minlength=len(parts) << BITS) >= 2
+    known = np.flatnonzero(often)
+    place = np.full(len(often), -1)
+    place[known] = np.arange(len(known))
+    order = np.argsort(owners, kind="stable")
+    order = order[often[columns[order]]]
+    starts = np.searchsorted(owners[order], np.arange(rows + 1))
+    return Rows(place[columns[order]], values[order], starts, len(known)), known
+
+
+def pack(fitted: Fit, scores: Floats, is_spam: NDArray[np.bool_], threshold: float, name: str) -> Model:
+    """Weights in 8 bits, a scale for each group. `scores` are raw scores of messages that were not learned from: they calibrate."""
+    slope, offset = calibrate(scores, is_spam)
+    last = max(fitted.weights)
+    table = np.zeros((last + 1, 1 << BITS), np.int8)
+    scales = [0.0] * (last + 1)
+    for group, weights in fitted.weights.items():
+        scales[group] = float(np.quantile(np.abs(weights[weights != 0]), 0.9995)) / 127
+        table[group] = np.clip(np.round(weights / scales[group]), -127, 127)
+    return Model(table, BITS, tuple(scales), fitted.bias, slope, offset, threshold, name)

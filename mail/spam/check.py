@@ -1,0 +1,96 @@
+"""Is this spam? One message in, one verdict out: read it, find what is suspicious, weigh it, explain it. Nothing is fetched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from mail.spam.features import Features, read_features
+from mail.spam.findings import find_indicators
+from mail.spam.model import Model, load_model, sigmoid
+from mail.spam.verdict import Context, Contribution, Indicator, Severity, Verdict
+from mail.spam.view import View, read_view
+
+SOFT_LIMIT = 0.05
+"""Seconds of CPU time after which no further stage is begun: a machine that stalls must not change a verdict."""
+RULES_THRESHOLD = 0.5
+"""The threshold without a model."""
+EXPLAINED = 10
+NOTHING_KNOWN = Context()
+_POINTS = {Severity.HIGH: 2.5, Severity.MEDIUM: 0.8, Severity.LOW: 0.25, Severity.INFO: 0.0}
+"""What a finding adds to the calibrated score's logarithm of odds."""
+_MOST_POINTS = 4.0
+_RULES_BIAS = -2.4
+"""Where a message without findings stands when there is no model."""
+
+
+def check(source: bytes, context: Context = NOTHING_KNOWN, model: Model | None = None) -> Verdict:
+    """The verdict on a message (RFC 5322). Never raises. Without a model the shipped one is used; without that, the rules alone."""
+    return judge(source, context, model or load_model())
+
+
+def judge(source: bytes, context: Context, model: Model | None) -> Verdict:
+    """As `check`, with this model or, for None, with the rules alone: then only a finding of high severity makes spam of a message."""
+    deadline = time.thread_time() + SOFT_LIMIT
+
+    def has_time() -> bool:
+        return time.thread_time() < deadline
+
+    view = read_view(source)
+    indicators = find_indicators(view, context, has_time)
+    features = _features(view, has_time)
+    logit = model.logit(features.groups) if model else 0.0
+    hashes = features.to_bytes()
+    score = _score(logit, indicators, hashes, context, model)
+    default = model.threshold if model else RULES_THRESHOLD
+    threshold = default if context.threshold is None else context.threshold
+    if model is None:
+        view.notes.append("model_missing")
+        if not any(each.severity is Severity.HIGH for each in indicators):
+            score = min(score, threshold * 0.99)
+    return Verdict(
+        score=score,
+        is_spam=score >= threshold,
+        threshold=threshold,
+        indicators=tuple(indicators),
+        contributions=_explained(features, model),
+        hashes=hashes,
+        logit=logit,
+        notes=tuple(view.notes),
+    )
+
+
+def _features(view: View, has_time: Callable[[], bool]) -> Features:
+    if not has_time():
+        if "time_limit" not in view.notes:
+            view.notes.append("time_limit")
+        return Features()
+    try:
+        return read_features(view)
+    except Exception:  # a feature that breaks at a stranger's bytes must not cost the verdict
+        view.notes.append("features_failed")
+        return Features()
+
+
+def _score(logit: float, indicators: list[Indicator], hashes: bytes, context: Context, model: Model | None) -> float:
+    odds = model.slope * logit + model.offset if model else _RULES_BIAS
+    odds += min(sum(_POINTS[each.severity] for each in indicators), _MOST_POINTS)
+    if context.delta is not None:
+        odds += context.delta.score(hashes)
+    return sigmoid(odds)
+
+
+def _explained(features: Features, model: Model | None) -> tuple[Contribution, ...]:
+    """The features that moved the raw score most, either way."""
+    if model is None:
+        return ()
+    weights = [model.weights(group, hashes) for group, hashes in enumerate(features.groups)]
+    joined, hashes = np.concatenate(weights), np.concatenate(features.groups)
+    top = np.argsort(-np.abs(joined), kind="stable")[:EXPLAINED]
+    return tuple(
+        Contribution(features.name_of(int(hashes[place]) >> 29, int(hashes[place])), round(float(joined[place]), 4))
+        for place in top
+        if joined[place]
+    )

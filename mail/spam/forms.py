@@ -1,0 +1,146 @@
+"""The body of a message as tokens that mean the same at any site: parts, markup, links and typography, never names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from mail.spam.links import read_target
+from mail.spam.page import Page
+from mail.spam.shapes import bucket
+from mail.spam.view import View
+
+MAX_TEXT = 8_000
+"""Characters of the text whose typography is looked at."""
+MAX_TAGS = 120
+"""Tags whose attributes are looked at."""
+MAX_LINKS = 40
+
+_COUNTED = (
+    ("gibberish", re.compile(r"[bcdfghjklmnpqrstvwxzBCDFGHJKLMNPQRSTVWXZ]{5,}")),
+    ("leet", re.compile(r"\b[a-zA-Z]+[0-9@|!$][a-zA-Z0-9@|!$]*[a-zA-Z]\b")),
+    ("dotted", re.compile(r"\b(?:[a-zA-Z][ ._*\-/]){4,}[a-zA-Z]\b")),
+    ("money", re.compile(r"[$£€] ?\d|\b(?:usd|eur|gbp|USD|EUR|GBP) ?\d|\b\d+ ?(?:usd|USD|dollars|euros?)\b")),
+    ("phone", re.compile(r"\b\(?\d{3}\)?[-. ]\d{3}[-. ]\d{4}\b")),
+)
+_WROTE = re.compile(r"(?:wrote|writes|schrieb|écrit|escribió|said):?[ \t]*$", re.MULTILINE)
+_CODE = re.compile(r"^(?:[+-]{3} |@@ |#include|def |import |diff |\$ |[{}]\s*$)", re.MULTILINE)
+_BOUNDARY = re.compile(r"boundary=\"?([^\";]+)", re.IGNORECASE)
+_LETTERS, _DIGITS = re.compile(r"[a-zA-Z]+"), re.compile(r"[0-9]+")
+_ATTRIBUTE_NAME = re.compile(r"([a-zA-Z-]+)\s*=")
+_STYLE_NAME = re.compile(r"([a-z-]{3,24})\s*:", re.IGNORECASE)
+_ONE_PIXEL = re.compile(r"(?:width|height)\s*=\s*[\"']?[01]\b", re.IGNORECASE)
+_SOURCE = re.compile(r"src\s*=\s*[\"']?\s*(cid:|https?:|data:)?", re.IGNORECASE)
+_PATH_WORD = re.compile(r"[a-z]{3,12}")
+
+
+def body_tokens(view: View) -> Iterator[str]:
+    """All tokens of a body; some come more than once."""
+    yield from _parts(view)
+    yield from _lines(view.text[:MAX_TEXT])
+    yield from _typography(view.shown[:MAX_TEXT])
+    if view.html:
+        yield from _page(view.page, view.html)
+        yield from _markup(view.page)
+    yield from _links(view)
+
+
+def _parts(view: View) -> Iterator[str]:
+    kinds = [leaf.content_type for leaf in view.leaves[:12]]
+    head = view.first("content-type")
+    yield f"top:{head.partition(';')[0].strip().lower()[:30] or 'none'}"
+    yield f"parts:{','.join(kinds[:6])}"
+    for kind in kinds:
+        yield f"part:{kind}"
+    for leaf in view.attachments[:8]:
+        yield f"file:{leaf.filename.rpartition('.')[2].lower()[:6] if '.' in leaf.filename else 'none'}"
+        yield f"disposition:{leaf.disposition}"
+    boundary = _BOUNDARY.search(head)
+    if boundary is not None:
+        mark = boundary.group(1)[:80]
+        yield f"boundary:{_LETTERS.sub('a', _DIGITS.sub('0', mark))[:16]}"
+    if head and "mime-version" not in view.names:
+        yield "mime:unversioned"
+    for defect in sorted(view.defects):
+        yield f"defect:{defect}"
+    if not view.text and not view.html:
+        yield "body:empty"
+
+
+def _lines(text: str) -> Iterator[str]:
+    """How a plain text is set: quotes, long and empty lines."""
+    lines = text.splitlines()
+    yield f"quoted:{bucket(sum(line[:1] in {'>', '|'} for line in lines))}"
+    if not lines:
+        return
+    yield f"longest:{bucket(max(map(len, lines)))}"
+    yield f"blank:{sum(not line.strip() for line in lines) * 8 // len(lines)}"
+    yield f"trailing:{sum(line[-1:] == ' ' for line in lines) * 4 // len(lines)}"
+    if _WROTE.search(text):
+        yield "wrote"
+    if _CODE.search(text):
+        yield "code"
+
+
+def _typography(text: str) -> Iterator[str]:
+    for name, pattern in _COUNTED:
+        count = sum(1 for _ in pattern.finditer(text))
+        if count:
+            yield f"{name}:{bucket(count)}"
+    if not text.isascii():
+        yield f"foreign:{bucket((len(text.encode('utf-8', 'replace')) - len(text)) * 100 // len(text))}"
+    for mark in "!$%*_?;":
+        count = text.count(mark)
+        if count:
+            yield f"mark:{mark}:{bucket(count * 1000 // len(text))}"
+
+
+def _page(page: Page, html: str) -> Iterator[str]:
+    yield f"ratio:{len(page.text) * 10 // (len(html) + 1)}"
+    yield f"tags:{bucket(len(page.tags))}"
+    yield f"first:{'>'.join(name for name, _ in page.tags[:3])[:30]}"
+    yield f"images:{bucket(len(page.images))}"
+    if page.images and len(page.text.split()) < 20:
+        yield "image-only"
+    if page.hidden.strip():
+        yield f"hidden:{bucket(len(page.hidden))}"
+    if page.comments:
+        yield f"comments:{bucket(page.comments)}"
+    if page.split_words:
+        yield f"split:{bucket(page.split_words)}"
+    start = html[:2000].lower()
+    flags = (
+        (page.forms, "form"), (page.inputs, "inputs"), (page.has_script, "script"), (page.refreshes, "refresh"), ("<html" in start, "html"),
+        ("<!doctype" in start, "doctype"), ("&#" in html, "entity"), ("&nbsp;" in html, "nbsp"), ("<meta" in start, "meta"),
+        ("mso-" in html, "mso"), ("<HTML" in html or "<BODY" in html, "upper"),
+    )  # fmt: skip
+    yield from (f"page:{name}" for flag, name in flags if flag)
+
+
+def _markup(page: Page) -> Iterator[str]:
+    for name, rest in page.tags[:MAX_TAGS]:
+        if rest:
+            for each in _ATTRIBUTE_NAME.findall(rest)[:6]:
+                yield f"attr:{name}.{each.lower()}"[:30]
+            if "tyle" in rest or "TYLE" in rest:
+                for each in _STYLE_NAME.findall(rest)[:8]:
+                    yield f"style:{each.lower()}"
+    for image in page.images[:20]:
+        source = _SOURCE.search(image)
+        yield f"src:{(source.group(1) or 'other').lower()[:4] if source is not None else 'none'}"
+        if _ONE_PIXEL.search(image):
+            yield "pixel"
+
+
+def _links(view: View) -> Iterator[str]:
+    for url in view.urls[:MAX_LINKS]:
+        target = read_target(url)
+        if not target.host:
+            continue
+        yield f"path:{bucket(target.path.count('/'))}:{bucket(len(target.path))}"
+        org = target.organisation
+        yield f"hostlen:{bucket(len(org))}:{'digits' if any(char.isdigit() for char in org) else ''}"
+        if target.query:
+            yield f"query:{bucket(len(target.query))}"
+        for word in _PATH_WORD.findall(target.path.lower())[:4]:
+            yield f"pathword:{word}"

@@ -1,0 +1,1 @@
+"""Deterministic findings: the same bytes and the same context always give the same ones."""

@@ -1,0 +1,123 @@
+"""What is attached: by its name, by its first bytes, and by the list of contents of an archive. Nothing is unpacked to disk."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+
+from mail.mime_parts import Leaf
+from mail.spam.indicators.table import found
+from mail.spam.verdict import Indicator
+from mail.spam.view import View
+from mail.spam.wordlists import listed
+
+MAX_ATTACHMENTS = 100
+MAX_ENTRIES = 2_000
+MAX_INNER = 4 * 1024 * 1024
+"""Bytes of an archive inside an archive that is looked into."""
+MAX_DEPTH = 3
+BOMB = 200
+"""Times its packed size, above a hundred megabytes."""
+
+_DANGEROUS = listed("""exe scr pif com bat cmd vbs vbe js jse wsf wsh ps1 hta cpl msi msp lnk jar reg iso img vhd vhdx dll sys chm application gadget inf
+    scf url appx xll one ace cab apk dmg pkg command""")
+_NOT_AS_MIME = frozenset({"com", "url", "one", "application", "pkg", "command", "inf", "js"})
+"""Extensions that end ordinary names too: `example.com`; they count when the file's type does not say otherwise."""
+_HARMLESS_LOOK = listed("pdf doc docx xls xlsx ppt pptx txt jpg jpeg png gif mp3 mp4 avi zip csv rtf htm html")
+_MACRO = listed("docm dotm xlsm xltm xlam pptm potm ppam")
+_ARCHIVES = listed("zip rar 7z gz tgz bz2 xz tar arj lzh ace cab z")
+_PAGES = listed("htm html shtml xhtml svg mht mhtml")
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_MAGICS = {"pdf": (b"%PDF",), "jpg": (b"\xff\xd8",), "jpeg": (b"\xff\xd8",), "png": (b"\x89PNG",), "gif": (b"GIF8",), "zip": (b"PK",)}
+_SPACED = re.compile(r"\s{5,}\.?\w{2,4}$")
+
+
+def attachments(view: View) -> Iterator[Indicator]:
+    """Each code at most once, with the first file that shows it."""
+    seen: set[str] = set()
+    for code, evidence in _findings(view):
+        if code not in seen:
+            seen.add(code)
+            yield found(code, evidence)
+
+
+def _findings(view: View) -> Iterator[tuple[str, str]]:
+    for leaf in view.attachments[:MAX_ATTACHMENTS]:
+        yield from _named(leaf.filename, leaf.content_type, leaf.content)
+        yield from _inside(leaf)
+    for name in view.late_names[:MAX_ATTACHMENTS]:
+        yield from _named(name, "", b"")
+
+
+def extension(name: str) -> str:
+    """In lower case, without trailing blanks and dots, which Windows drops."""
+    return name.rstrip(". ").rpartition(".")[2].lower() if "." in name else ""
+
+
+def is_dangerous(name: str) -> bool:
+    """Whether a file of this name runs, or mounts what runs, when it is opened."""
+    return extension(name) in _DANGEROUS
+
+
+def _named(name: str, content_type: str, content: bytes) -> Iterator[tuple[str, str]]:
+    last = extension(name)
+    is_program = content[:2] == b"MZ" or content[:4] == b"\x7fELF"
+    if is_program or (last in _DANGEROUS and not (last in _NOT_AS_MIME and content_type.startswith(("text/", "message/", "image/")))):
+        before = extension(name.rstrip(". ")[: -len(last) - 1]) if last else ""
+        yield ("double_extension" if before in _HARMLESS_LOOK or _SPACED.search(name) else "dangerous_attachment"), name
+    elif last in _PAGES or content_type in {"text/html", "image/svg+xml", "application/xhtml+xml"}:
+        yield "html_attachment", name
+    elif last in _MACRO or (content[:8] == _OLE and b"_\x00V\x00B\x00A\x00" in content[: 512 * 1024]):
+        yield "macro_document", name
+    expected = _MAGICS.get(last)
+    if expected and len(content) > 8 and not content.lstrip().startswith(expected):
+        yield "attachment_type_mismatch", name
+
+
+def _inside(leaf: Leaf) -> Iterator[tuple[str, str]]:
+    content = leaf.content
+    if content[:4] == b"PK\x03\x04":
+        yield from _zip(content, leaf.filename, 1)
+    elif content[:7] == b"Rar!\x1a\x07\x00" and len(content) > 20 and int.from_bytes(content[10:12], "little") & 0x80:
+        yield "encrypted_archive", leaf.filename  # RAR 4: the header's flag for encrypted headers
+
+
+def _zip(content: bytes, name: str, depth: int) -> Iterator[tuple[str, str]]:
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        entries = archive.infolist()[:MAX_ENTRIES]
+    except Exception:  # a damaged archive is no archive
+        return
+    unpacked = sum(each.file_size for each in entries)
+    if unpacked > 100_000_000 and unpacked > BOMB * len(content):
+        yield "archive_bomb", name
+    names = [each.filename for each in entries]
+    if any(each.flag_bits & 1 for each in entries):
+        yield "encrypted_archive", name
+    if "[Content_Types].xml" in names:  # an Office document, not an archive
+        if any(each.endswith("vbaProject.bin") for each in names):
+            yield "macro_document", name
+        return
+    dangerous = [each for each in names if is_dangerous(each)]
+    if dangerous and extension(name) not in {"jar", "apk"}:
+        yield "dangerous_in_archive", f"{name}: {dangerous[0]}"
+    inner = [each for each in entries if extension(each.filename) in _ARCHIVES]
+    if inner:
+        yield "nested_archive", f"{name}: {inner[0].filename}"
+    for entry in inner[:3]:
+        data = _member(archive, entry)
+        if depth < MAX_DEPTH and data[:4] == b"PK\x03\x04":
+            yield from _zip(data, name, depth + 1)
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """At most MAX_INNER bytes, whatever the entry says of itself; nothing of one that says more."""
+    if entry.file_size > MAX_INNER or entry.flag_bits & 1:
+        return b""
+    try:
+        with archive.open(entry) as file:
+            return file.read(MAX_INNER)
+    except Exception:
+        return b""

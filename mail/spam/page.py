@@ -1,0 +1,190 @@
+"""What an HTML body shows and what it hides, read in one pass over its tags: words, links, pictures, forms."""
+
+from __future__ import annotations
+
+import html as entities
+import re
+from dataclasses import dataclass, field
+
+MAX_LINKS = 10_000
+MAX_TAGS = 20_000
+MAX_HIDDEN = 2_000
+"""Characters of hidden text that are kept."""
+
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)([^<>]*)>")
+_NO_TEXT = re.compile(r"<!--|<(?:style|script|title)\b|<![^>-]", re.IGNORECASE)
+_INLINE = re.compile(r"</?(?:a|abbr|b|bdo|big|em|font|i|s|small|span|strike|strong|sub|sup|tt|u|o:p|wbr)\b[^<>]*>", re.IGNORECASE)
+_ANY_TAG = re.compile(r"<[^<>]*>")
+_ATTRIBUTE = re.compile(r"([a-zA-Z][a-zA-Z-]*)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
+_HIDING = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*[01](?:\.\d+)?(?:px|pt|em|%)?\s*(?:[;\"'!]|$)|opacity\s*:\s*0(?:\.0+)?\s*(?:[;\"'!]|$)"
+    r"|text-indent\s*:\s*-\d{3,}|max-height\s*:\s*0(?:px)?\s*(?:[;\"'!]|$)|mso-hide\s*:\s*all|(?:left|top)\s*:\s*-\d{3,}",
+    re.IGNORECASE,
+)
+_COLOUR = re.compile(r"(?<![-\w])color\s*[:=]\s*[\"']?\s*(#?[a-zA-Z0-9]+)", re.IGNORECASE)
+_BACKGROUND = re.compile(r"(?:bgcolor\s*=|background(?:-color)?\s*:)\s*[\"']?\s*(#?[a-zA-Z0-9]+)", re.IGNORECASE)
+_NAMED = {"white": "ffffff", "black": "000000", "red": "ff0000", "yellow": "ffff00", "blue": "0000ff", "gray": "808080"}
+_VOID = frozenset({"br", "img", "hr", "input", "meta", "link", "area", "base", "col", "wbr", "param", "embed"})
+_CLOSED_EARLY = frozenset({"p", "li", "td", "th", "tr", "dt", "dd", "option", "tbody", "thead"})
+
+
+@dataclass(slots=True)
+class Link:
+    """A target and the words that are shown for it."""
+
+    href: str
+    text: str
+
+
+@dataclass(slots=True)
+class Page:
+    """An HTML body. `text` is what a reader sees; `tags` are (name, attributes) of the opening tags in order."""
+
+    text: str = ""
+    hidden: str = ""
+    links: list[Link] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    """Attributes of the pictures."""
+    tags: list[tuple[str, str]] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
+    """Actions of the forms; empty strings for those without."""
+    inputs: int = 0
+    has_password: bool = False
+    has_script: bool = False
+    refreshes: bool = False
+    comments: int = 0
+    split_words: int = 0
+    """Comments and empty tags inside words."""
+    is_cut: bool = False
+
+
+_SPLIT = re.compile(
+    r"[a-zA-Z](?:<!--[^>]{0,80}-->|<(?!/?(?:b|br|i|u|p|a|em|strong|font|span|td|tr|th|li|div|h\d|sub|sup|small|big)\b)[^<>]{1,40}>)+[a-z]"
+)
+
+
+def attributes(text: str) -> dict[str, str]:
+    """The attributes of a tag, names in lower case; of a name given twice the first counts, as in browsers."""
+    found: dict[str, str] = {}
+    for name, double, single, bare in _ATTRIBUTE.findall(text):
+        found.setdefault(name.lower(), entities.unescape(double or single or bare))
+    return found
+
+
+def read_page(html: str) -> Page:
+    """Reads at most MAX_TAGS tags and MAX_LINKS links. Never raises."""
+    page = Page(comments=html.count("<!--"), split_words=len(_SPLIT.findall(html)))
+    page.has_script = "<script" in html.lower()
+    html = _without_invisible(html)
+    kept = _scan(html, page)
+    page.text = shown_text(kept)
+    return page
+
+
+def shown_text(html: str) -> str:
+    """The words of a piece of HTML: tags inside words vanish, all others separate."""
+    return entities.unescape(_ANY_TAG.sub(" ", _INLINE.sub("", html)))
+
+
+def _without_invisible(html: str) -> str:
+    """Without comments, styles, scripts, titles and declarations; one without its end hides the rest."""
+    lower, pieces, position = html.lower(), [], 0
+    while (match := _NO_TEXT.search(html, position)) is not None:
+        pieces.append(html[position : match.start()])
+        start = match.group().lower()
+        close = "-->" if start == "<!--" else ">" if start.startswith("<!") else f"</{start[1:]}"
+        end = lower.find(close, match.end())
+        if end < 0:
+            return "".join(pieces)
+        position = end + (len(close) if close[-1] == ">" else 0)
+    return "".join([*pieces, html[position:]]) if pieces else html
+
+
+def _scan(html: str, page: Page) -> str:
+    """Fills the page; gives the HTML without what is hidden."""
+    pieces: list[str] = []
+    position = 0
+    hidden_by, depth = "", 0
+    link: tuple[str, int] | None = None
+    background = "ffffff"
+    for count, match in enumerate(_TAG.finditer(html)):
+        if count >= MAX_TAGS:
+            page.is_cut = True
+            break
+        closing, name, rest = match.group(1), match.group(2).lower(), match.group(3)
+        if hidden_by:
+            if name == hidden_by:
+                depth += -1 if closing else 1
+                if depth == 0:
+                    page.hidden += _ANY_TAG.sub(" ", html[position : match.start()])[: MAX_HIDDEN - len(page.hidden)]
+                    position, hidden_by = match.end(), ""
+            continue
+        if name == "a" and link is not None:
+            _close_link(page, html, link, match.start())
+            link = None
+        if closing:
+            continue
+        page.tags.append((name, rest))
+        if name == "a":
+            href = attributes(rest).get("href", "").strip()
+            link = (href, match.end()) if href else None
+        else:
+            _note(name, rest, page)
+        if rest and name not in _VOID and _hides(rest, background):
+            pieces.append(html[position : match.start()])
+            position = match.end()
+            if name not in _CLOSED_EARLY:
+                hidden_by, depth = name, 1
+        if name in {"body", "table", "td", "div"} and (found := _BACKGROUND.search(rest)) is not None:
+            background = _colour(found.group(1))
+    if link is not None:
+        _close_link(page, html, link, len(html))
+    if hidden_by:  # never closed: browsers hide the rest
+        page.hidden += _ANY_TAG.sub(" ", html[position : position + MAX_HIDDEN])
+        position = len(html)
+    pieces.append(html[position:])
+    return "".join(pieces)
+
+
+def _close_link(page: Page, html: str, link: tuple[str, int], end: int) -> None:
+    if len(page.links) < MAX_LINKS:
+        href, start = link
+        page.links.append(Link(href[:2000], " ".join(shown_text(html[start : min(end, start + 1000)]).split())[:300]))
+    else:
+        page.is_cut = True
+
+
+def _note(name: str, rest: str, page: Page) -> None:
+    if name == "img":
+        page.images.append(rest[:2000])
+    elif name == "form":
+        page.forms.append(attributes(rest).get("action", ""))
+    elif name in {"input", "textarea", "select"}:
+        page.inputs += 1
+        page.has_password |= "password" in rest.lower()
+    elif name == "area":
+        if href := attributes(rest).get("href", ""):
+            page.links.append(Link(href[:2000], ""))
+    elif name == "meta" and "refresh" in rest.lower():
+        page.refreshes = True
+
+
+def _hides(rest: str, background: str) -> bool:
+    if "style" not in rest and "color" not in rest.lower() and "STYLE" not in rest:
+        return False
+    if _HIDING.search(rest) is not None:
+        return True
+    colour = _COLOUR.search(rest)
+    if colour is None:
+        return False
+    own = _BACKGROUND.search(rest)
+    behind = _colour(own.group(1)) if own is not None else background
+    return _colour(colour.group(1)) == behind != ""
+
+
+def _colour(text: str) -> str:
+    """Six hexadecimal digits, or nothing for what is no plain colour."""
+    value = _NAMED.get(text.lower(), text.lower().removeprefix("#"))
+    if len(value) == 3:
+        value = "".join(digit * 2 for digit in value)
+    return value if len(value) == 6 and not value.strip("0123456789abcdef") else ""
