@@ -18,7 +18,7 @@ BRANDS: Mapping[str, frozenset[str]] = {
         "google": "google.com gmail.com googlemail.com youtube.com google.de google.co.uk google.fr googleusercontent.com withgoogle.com",
         "apple": "apple.com icloud.com me.com mac.com",
         "icloud": "icloud.com apple.com",
-        "amazon": "amazon.com amazon.de amazon.co.uk amazon.fr amazon.it amazon.es amazon.co.jp amazon.in amazon.ca amazonaws.com amazonses.com",
+        "amazon": "amazon.com amazon.de amazon.co.uk amazon.fr amazon.it amazon.es amazon.co.jp amazon.in amazonaws.com amazonses.com",
         "facebook": "facebook.com facebookmail.com fb.com meta.com",
         "instagram": "instagram.com facebook.com facebookmail.com",
         "whatsapp": "whatsapp.com facebookmail.com",
@@ -62,9 +62,12 @@ BRANDS: Mapping[str, frozenset[str]] = {
 }
 """Brand words in lower case and the registrable domains that are really theirs."""
 
-FREE_MAIL = listed("""gmail.com googlemail.com hotmail.com outlook.com live.com msn.com yahoo.com yahoo.co.uk yahoo.fr ymail.com aol.com gmx.de gmx.net
+FREE_MAIL = listed(
+    """
+    gmail.com googlemail.com hotmail.com outlook.com live.com msn.com yahoo.com yahoo.co.uk yahoo.fr ymail.com aol.com gmx.de gmx.net
     gmx.com web.de mail.ru yandex.ru yandex.com protonmail.com proton.me icloud.com me.com zoho.com mail.com qq.com 163.com 126.com
-    libero.it laposte.net orange.fr free.fr t-online.de rediffmail.com tutanota.com hotmail.co.uk hotmail.fr outlook.fr""")
+    libero.it laposte.net orange.fr free.fr t-online.de rediffmail.com tutanota.com hotmail.co.uk hotmail.fr outlook.fr"""
+)
 
 _LIKE = str.maketrans(
     {

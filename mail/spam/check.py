@@ -14,7 +14,7 @@ from mail.spam.verdict import Context, Contribution, Indicator, Severity, Verdic
 from mail.spam.view import View, read_view
 
 SOFT_LIMIT = 0.05
-"""Seconds of CPU time after which no further stage is begun: a machine that stalls must not change a verdict."""
+"""Seconds after which no further indicators are looked for. The features are always weighed: they are bounded by their size."""
 RULES_THRESHOLD = 0.5
 """The threshold without a model."""
 EXPLAINED = 10
@@ -31,16 +31,12 @@ def check(source: bytes, context: Context = NOTHING_KNOWN, model: Model | None =
     return judge(source, context, model or load_model())
 
 
-def judge(source: bytes, context: Context, model: Model | None) -> Verdict:
+def judge(source: bytes, context: Context, model: Model | None, clock: Callable[[], float] = time.perf_counter) -> Verdict:
     """As `check`, with this model or, for None, with the rules alone: then only a finding of high severity makes spam of a message."""
-    deadline = time.thread_time() + SOFT_LIMIT
-
-    def has_time() -> bool:
-        return time.thread_time() < deadline
-
+    deadline = clock() + SOFT_LIMIT
     view = read_view(source)
-    indicators = find_indicators(view, context, has_time)
-    features = _features(view, has_time)
+    features = _features(view)
+    indicators = find_indicators(view, features.words, context, lambda: clock() < deadline)
     logit = model.logit(features.groups) if model else 0.0
     hashes = features.to_bytes()
     score = _score(logit, indicators, hashes, context, model)
@@ -62,11 +58,7 @@ def judge(source: bytes, context: Context, model: Model | None) -> Verdict:
     )
 
 
-def _features(view: View, has_time: Callable[[], bool]) -> Features:
-    if not has_time():
-        if "time_limit" not in view.notes:
-            view.notes.append("time_limit")
-        return Features()
+def _features(view: View) -> Features:
     try:
         return read_features(view)
     except Exception:  # a feature that breaks at a stranger's bytes must not cost the verdict

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise, repeat
 from zlib import crc32
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from mail.spam.forms import body_tokens
 from mail.spam.shapes import header_tokens
 from mail.spam.view import View
+from mail.spam.wordlists import listed
 
 Hashes = NDArray[np.uint32]
 
@@ -29,6 +31,9 @@ _LOWER = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ123456789", b"abcdefghijklm
 _URL = re.compile(rb"(?:https?://|www\.)[^\s<>\"')\]]+")
 _ADDRESS = re.compile(rb"[\w.+=-]{1,64}@[\w.-]+")
 _WORD = re.compile(rb"[a-z0\x80-\xff$']{2,24}")
+_NEVER_THE_SAME = listed(
+    "date subject dkim-signature arc-seal arc-message-signature message-id references in-reply-to x-google-dkim-signature content-type"
+)
 _SITE_WORD = re.compile(rb"[A-Za-z][\w.@-]{3,40}")
 
 
@@ -39,6 +44,8 @@ class Features:
     groups: list[Hashes] = field(default_factory=lambda: [np.empty(0, np.uint32)] * len(GROUPS))
     tokens: list[Sequence[bytes]] = field(default_factory=lambda: [()] * len(GROUPS))
     runs: list[bytes] = field(default_factory=lambda: [b""] * 2)
+    words: frozenset[bytes] = frozenset()
+    """Those of subject and text, as `normal` has them."""
 
     def to_bytes(self) -> bytes:
         """All of them, little-endian, sorted."""
@@ -67,17 +74,18 @@ def read_features(view: View) -> Features:
     features = Features()
     subject, body = normal(view.subject), normal(view.shown[:BODY])
     features.runs = [_start(view), b" ".join(body.split())]
-    head, listed = _WORD.findall(subject), _WORD.findall(body)
+    head, told = _WORD.findall(subject), frozenset(_WORD.findall(body))
+    features.words = told.union(head)
     features.tokens = [
         (),
         (),
         [token.encode("utf-8", "replace") for token in header_tokens(view)],
         [token.encode("utf-8", "replace") for token in body_tokens(view)],
-        [*(b"s " + word for word in head), *_pairs(head), *listed],
+        [*(b"s " + word for word in head), *_pairs(head), *told],
         _site(view),
     ]
     for group, data in enumerate(features.runs):
-        features.groups[group] = np.unique(_run_hashes(data, group))
+        features.groups[group] = _unique(_run_hashes(data, group))
     for group in range(2, len(GROUPS)):
         features.groups[group] = _hashed(features.tokens[group], group)
     return features
@@ -96,20 +104,15 @@ def _start(view: View) -> bytes:
 
 
 def _pairs(words: list[bytes]) -> list[bytes]:
-    return [b"s %b %b" % pair for pair in zip(words, words[1:], strict=False)]
+    return [b"s %b %b" % pair for pair in pairwise(words)]
 
 
 def _site(view: View) -> list[bytes]:
-    """Words of the header with the name they stand under: hosts, lists, programs of this site and its correspondents."""
-    found: list[bytes] = []
-    for name, value in view.headers[:80]:
-        low = name.lower()
-        if low in {"date", "subject", "dkim-signature", "arc-seal", "arc-message-signature", "message-id", "references", "in-reply-to"}:
-            continue
-        data = value[:600].encode("utf-8", "replace")
-        found.append(low.encode("ascii", "replace"))
-        found += [b"%b %b" % (low.encode("ascii", "replace")[:12], word) for word in _SITE_WORD.findall(data)]
-    return found[:1000]
+    """Names and words of the header: hosts, lists, programs of this site and its correspondents."""
+    kept = [(name.lower(), value) for name, value in view.headers[:60]]
+    kept = [(name, value) for name, value in kept if name not in _NEVER_THE_SAME]
+    said = " ".join([value[:400] for _, value in kept]).encode("utf-8", "replace")
+    return [*(name[:40].encode("ascii", "replace") for name, _ in kept), *_SITE_WORD.findall(said)][:1000]
 
 
 def _token_hash(token: bytes, group: int) -> int:
@@ -119,8 +122,14 @@ def _token_hash(token: bytes, group: int) -> int:
 def _hashed(tokens: Sequence[bytes], group: int) -> Hashes:
     if not tokens:
         return np.empty(0, np.uint32)
-    hashes = np.fromiter((crc32(token, group) for token in set(tokens)), np.uint32)
-    return np.unique((hashes & _MASK) | np.uint32(group << 29))
+    hashes = np.array(list(map(crc32, set(tokens), repeat(group))), np.uint32)
+    return _unique((hashes & _MASK) | np.uint32(group << 29))
+
+
+def _unique(hashes: Hashes) -> Hashes:
+    """As np.unique, in a third of its time."""
+    hashes.sort()
+    return hashes[np.append(True, hashes[1:] != hashes[:-1])] if len(hashes) else hashes
 
 
 def _run_hashes(data: bytes, group: int) -> Hashes:
@@ -131,4 +140,5 @@ def _run_hashes(data: bytes, group: int) -> Hashes:
     words = values[:-3] | values[1:-2] << np.uint32(8) | values[2:-1] << np.uint32(16) | values[3:] << np.uint32(24)
     words = (words ^ words >> np.uint32(15)) * np.uint32(0x2C1B3C6D)
     words = (words ^ words >> np.uint32(12)) * np.uint32(0x297A2D39)
-    return ((words ^ words >> np.uint32(15)) & _MASK) | np.uint32(group << 29)
+    hashes: Hashes = ((words ^ words >> np.uint32(15)) & _MASK) | np.uint32(group << 29)
+    return hashes

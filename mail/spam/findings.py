@@ -17,15 +17,18 @@ from mail.spam.view import View
 _GRAVITY = {Severity.HIGH: 0, Severity.MEDIUM: 1, Severity.LOW: 2, Severity.INFO: 3}
 
 
-def find_indicators(view: View, context: Context, has_time: Callable[[], bool]) -> list[Indicator]:
-    """Sorted by severity and code. Notes `time_limit` when a group of them was left out, `indicator_failed` when one broke."""
+def find_indicators(view: View, words: frozenset[bytes], context: Context, has_time: Callable[[], bool]) -> list[Indicator]:
+    """Sorted by severity and code; `words` are those of the text, in lower case.
+
+    Notes `time_limit` when a group of them was left out, `indicator_failed` when one broke.
+    """
     names = names_of(tuple(sorted(context.brands.items(), key=lambda item: item[0])), context.own_domains)
     groups: list[Callable[[], Iterator[Indicator]]] = [
         lambda: structure(view),
         lambda: identity(view, names),
         lambda: linking(view, names),
         lambda: attachments(view),
-        lambda: content(view),
+        lambda: content(view, words),
         lambda: authentication(view, context.trusted_authserv_ids, context.dkim_lookup),
     ]
     results: list[Indicator] = []

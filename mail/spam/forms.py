@@ -8,21 +8,13 @@ from collections.abc import Iterator
 from mail.spam.links import read_target
 from mail.spam.page import Page
 from mail.spam.shapes import bucket
+from mail.spam.typography import MAX_TEXT
 from mail.spam.view import View
 
-MAX_TEXT = 8_000
-"""Characters of the text whose typography is looked at."""
 MAX_TAGS = 120
 """Tags whose attributes are looked at."""
 MAX_LINKS = 40
 
-_COUNTED = (
-    ("gibberish", re.compile(r"[bcdfghjklmnpqrstvwxzBCDFGHJKLMNPQRSTVWXZ]{5,}")),
-    ("leet", re.compile(r"\b[a-zA-Z]+[0-9@|!$][a-zA-Z0-9@|!$]*[a-zA-Z]\b")),
-    ("dotted", re.compile(r"\b(?:[a-zA-Z][ ._*\-/]){4,}[a-zA-Z]\b")),
-    ("money", re.compile(r"[$£€] ?\d|\b(?:usd|eur|gbp|USD|EUR|GBP) ?\d|\b\d+ ?(?:usd|USD|dollars|euros?)\b")),
-    ("phone", re.compile(r"\b\(?\d{3}\)?[-. ]\d{3}[-. ]\d{4}\b")),
-)
 _WROTE = re.compile(r"(?:wrote|writes|schrieb|écrit|escribió|said):?[ \t]*$", re.MULTILINE)
 _CODE = re.compile(r"^(?:[+-]{3} |@@ |#include|def |import |diff |\$ |[{}]\s*$)", re.MULTILINE)
 _BOUNDARY = re.compile(r"boundary=\"?([^\";]+)", re.IGNORECASE)
@@ -38,7 +30,7 @@ def body_tokens(view: View) -> Iterator[str]:
     """All tokens of a body; some come more than once."""
     yield from _parts(view)
     yield from _lines(view.text[:MAX_TEXT])
-    yield from _typography(view.shown[:MAX_TEXT])
+    yield from _typography(view.shown[:MAX_TEXT], view.odd)
     if view.html:
         yield from _page(view.page, view.html)
         yield from _markup(view.page)
@@ -82,9 +74,8 @@ def _lines(text: str) -> Iterator[str]:
         yield "code"
 
 
-def _typography(text: str) -> Iterator[str]:
-    for name, pattern in _COUNTED:
-        count = sum(1 for _ in pattern.finditer(text))
+def _typography(text: str, odd: dict[str, int]) -> Iterator[str]:
+    for name, count in odd.items():
         if count:
             yield f"{name}:{bucket(count)}"
     if not text.isascii():

@@ -16,6 +16,7 @@ _NO_TEXT = re.compile(r"<!--|<(?:style|script|title)\b|<![^>-]", re.IGNORECASE)
 _INLINE = re.compile(r"</?(?:a|abbr|b|bdo|big|em|font|i|s|small|span|strike|strong|sub|sup|tt|u|o:p|wbr)\b[^<>]*>", re.IGNORECASE)
 _ANY_TAG = re.compile(r"<[^<>]*>")
 _ATTRIBUTE = re.compile(r"([a-zA-Z][a-zA-Z-]*)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
+_HREF = re.compile(r"href\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.IGNORECASE)
 _HIDING = re.compile(
     r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*[01](?:\.\d+)?(?:px|pt|em|%)?\s*(?:[;\"'!]|$)|opacity\s*:\s*0(?:\.0+)?\s*(?:[;\"'!]|$)"
     r"|text-indent\s*:\s*-\d{3,}|max-height\s*:\s*0(?:px)?\s*(?:[;\"'!]|$)|mso-hide\s*:\s*all|(?:left|top)\s*:\s*-\d{3,}",
@@ -25,6 +26,7 @@ _COLOUR = re.compile(r"(?<![-\w])color\s*[:=]\s*[\"']?\s*(#?[a-zA-Z0-9]+)", re.I
 _BACKGROUND = re.compile(r"(?:bgcolor\s*=|background(?:-color)?\s*:)\s*[\"']?\s*(#?[a-zA-Z0-9]+)", re.IGNORECASE)
 _NAMED = {"white": "ffffff", "black": "000000", "red": "ff0000", "yellow": "ffff00", "blue": "0000ff", "gray": "808080"}
 _VOID = frozenset({"br", "img", "hr", "input", "meta", "link", "area", "base", "col", "wbr", "param", "embed"})
+_BACKED = frozenset({"body", "table", "tr", "td", "div"})
 _CLOSED_EARLY = frozenset({"p", "li", "td", "th", "tr", "dt", "dd", "option", "tbody", "thead"})
 
 
@@ -73,11 +75,12 @@ def attributes(text: str) -> dict[str, str]:
 
 def read_page(html: str) -> Page:
     """Reads at most MAX_TAGS tags and MAX_LINKS links. Never raises."""
-    page = Page(comments=html.count("<!--"), split_words=len(_SPLIT.findall(html)))
+    page = Page(comments=html.count("<!--"), split_words=sum(1 for _ in _SPLIT.finditer(html)))
     page.has_script = "<script" in html.lower()
     html = _without_invisible(html)
-    kept = _scan(html, page)
-    page.text = shown_text(kept)
+    page.text = shown_text(_Scanner(html, page).scan())
+    if not page.text.strip():  # what hides everything hides nothing: no reader would be sent such a page
+        page.text = page.hidden
     return page
 
 
@@ -100,58 +103,79 @@ def _without_invisible(html: str) -> str:
     return "".join([*pieces, html[position:]]) if pieces else html
 
 
-def _scan(html: str, page: Page) -> str:
-    """Fills the page; gives the HTML without what is hidden."""
-    pieces: list[str] = []
-    position = 0
-    hidden_by, depth = "", 0
-    link: tuple[str, int] | None = None
-    background = "ffffff"
-    for count, match in enumerate(_TAG.finditer(html)):
-        if count >= MAX_TAGS:
-            page.is_cut = True
-            break
-        closing, name, rest = match.group(1), match.group(2).lower(), match.group(3)
-        if hidden_by:
-            if name == hidden_by:
-                depth += -1 if closing else 1
-                if depth == 0:
-                    page.hidden += _ANY_TAG.sub(" ", html[position : match.start()])[: MAX_HIDDEN - len(page.hidden)]
-                    position, hidden_by = match.end(), ""
-            continue
-        if name == "a" and link is not None:
-            _close_link(page, html, link, match.start())
-            link = None
-        if closing:
-            continue
-        page.tags.append((name, rest))
+class _Scanner:
+    """One pass over the tags of a page, which it fills."""
+
+    def __init__(self, html: str, page: Page) -> None:
+        self.html, self.page = html, page
+        self.pieces: list[str] = []
+        self.position = 0
+        self.hidden_by, self.depth = "", 0
+        self.link: tuple[str, int] | None = None
+        self.background = "ffffff"
+
+    def scan(self) -> str:
+        """The HTML without what is hidden."""
+        for count, match in enumerate(_TAG.finditer(self.html)):
+            if count >= MAX_TAGS:
+                self.page.is_cut = True
+                break
+            closing, name, rest = match.groups()
+            name = name.lower()
+            if self.hidden_by:
+                if name == self.hidden_by:
+                    self._unhide(match, 1 if not closing else -1)
+                continue
+            if name == "a" and self.link is not None:
+                self._end_link(match.start())
+            if not closing:
+                self._open(match, name, rest)
+        if self.link is not None:
+            self._end_link(len(self.html))
+        if self.hidden_by:  # never closed: browsers hide the rest
+            self._hide(self.position + MAX_HIDDEN)
+            self.position = len(self.html)
+        return "".join([*self.pieces, self.html[self.position :]])
+
+    def _open(self, match: re.Match[str], name: str, rest: str) -> None:
+        self.page.tags.append((name, rest))
         if name == "a":
-            href = attributes(rest).get("href", "").strip()
-            link = (href, match.end()) if href else None
+            target = _HREF.search(rest)
+            href = entities.unescape(target.group(1) or target.group(2) or target.group(3) or "").strip() if target is not None else ""
+            self.link = (href, match.end()) if href else None
         else:
-            _note(name, rest, page)
-        if rest and name not in _VOID and _hides(rest, background):
-            pieces.append(html[position : match.start()])
-            position = match.end()
-            if name not in _CLOSED_EARLY:
-                hidden_by, depth = name, 1
-        if name in {"body", "table", "td", "div"} and (found := _BACKGROUND.search(rest)) is not None:
-            background = _colour(found.group(1))
-    if link is not None:
-        _close_link(page, html, link, len(html))
-    if hidden_by:  # never closed: browsers hide the rest
-        page.hidden += _ANY_TAG.sub(" ", html[position : position + MAX_HIDDEN])
-        position = len(html)
-    pieces.append(html[position:])
-    return "".join(pieces)
+            _note(name, rest, self.page)
+        if not rest:
+            return
+        lower = rest.lower()
+        if ("style" in lower or "color" in lower) and name not in _VOID:
+            if _hides(rest, self.background):
+                self.pieces.append(self.html[self.position : match.start()])
+                self.position = match.end()
+                if name not in _CLOSED_EARLY:
+                    self.hidden_by, self.depth = name, 1
+            if name in _BACKED and (found := _BACKGROUND.search(rest)) is not None:
+                self.background = _colour(found.group(1))
 
+    def _unhide(self, match: re.Match[str], step: int) -> None:
+        self.depth += step
+        if self.depth == 0:
+            self._hide(match.start())
+            self.position, self.hidden_by = match.end(), ""
 
-def _close_link(page: Page, html: str, link: tuple[str, int], end: int) -> None:
-    if len(page.links) < MAX_LINKS:
-        href, start = link
-        page.links.append(Link(href[:2000], " ".join(shown_text(html[start : min(end, start + 1000)]).split())[:300]))
-    else:
-        page.is_cut = True
+    def _hide(self, end: int) -> None:
+        room = MAX_HIDDEN - len(self.page.hidden)
+        if room > 0:
+            self.page.hidden += _ANY_TAG.sub(" ", self.html[self.position : min(end, self.position + 4 * MAX_HIDDEN)])[:room]
+
+    def _end_link(self, end: int) -> None:
+        if self.link is not None and len(self.page.links) < MAX_LINKS:
+            href, start = self.link
+            text = shown_text(self.html[start : min(end, start + 1000)]) if end > start else ""
+            self.page.links.append(Link(href[:2000], " ".join(text.split())[:300]))
+        elif self.link is not None:
+            self.page.is_cut = True
+        self.link = None
 
 
 def _note(name: str, rest: str, page: Page) -> None:
@@ -170,8 +194,6 @@ def _note(name: str, rest: str, page: Page) -> None:
 
 
 def _hides(rest: str, background: str) -> bool:
-    if "style" not in rest and "color" not in rest.lower() and "STYLE" not in rest:
-        return False
     if _HIDING.search(rest) is not None:
         return True
     colour = _COLOUR.search(rest)

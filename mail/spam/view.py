@@ -12,6 +12,7 @@ from mail.charsets import decode_text
 from mail.mime_headers import ParseLimits, RawHeaders, decode_words, read_headers, split_message
 from mail.mime_parts import Leaf, body_leaves, leaves
 from mail.spam.page import Page, read_page
+from mail.spam.typography import oddities
 
 MAX_TEXT = 64 * 1024
 """Characters of text and of HTML that are looked at, each."""
@@ -21,6 +22,10 @@ START = 2_000
 MAX_BOUNDARIES = 2_000
 LIMITS = ParseLimits(message=MAX_BYTES, header=256 * 1024, line=64 * 1024, parts=1000, depth=50)
 
+MAX_PLAIN = 32 * 1024
+_FOLD = re.compile(r"\n[ \t]+")
+_ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_PLAIN_FIELD = re.compile(r"([!-9;-~]+):[ \t]*([^\t]*?)[ \t]*$")
 _LATE_NAME = re.compile(rb"(?:file)?name\*?\d*\*?=\s*\"?([^\";\r\n]{1,200})", re.IGNORECASE)
 _BARE_URL = re.compile(r"(?:https?://|www\.)[^\s<>\"'\])}]{3,500}", re.IGNORECASE)
 _ADDRESS = re.compile(r"[\w.+=-]+@[\w.-]+")
@@ -45,6 +50,8 @@ class View:
     page: Page = field(default_factory=Page)
     start: bytes = b""
     """The first bytes of the body as it was sent; of one in base64, decoded."""
+    odd: dict[str, int] = field(default_factory=dict)
+    """Of the shown text, see `mail.spam.typography`."""
     urls: list[str] = field(default_factory=list)
     """Those in the plain text, then the links' targets of the HTML; each once."""
     late_names: list[str] = field(default_factory=list)
@@ -83,7 +90,7 @@ def _read(raw: bytes, view: View) -> None:
         view.notes.append("truncated")
         view.late_names = _late_names(raw)
     head, body = split_message(part)
-    view.headers = read_headers(head, view.defects, LIMITS)
+    view.headers = _plain_headers(head) or read_headers(head, view.defects, LIMITS)
     for name, value in view.headers:
         view.names.setdefault(name.lower(), []).append(value)
     _read_headers(view)
@@ -96,8 +103,26 @@ def _read(raw: bytes, view: View) -> None:
         view.start = (view.text or view.html)[:START].encode("utf-8", "replace")
     if view.html:
         view.page = read_page(view.html)
+    view.odd = oddities(view.shown)
     urls = _BARE_URL.findall(view.text) if "://" in view.text or "www." in view.text else []
     view.urls = list(dict.fromkeys([*urls[:10_000], *(link.href for link in view.page.links)]))
+
+
+def _plain_headers(head: bytes) -> RawHeaders:
+    """As `read_headers` reads a header without fault, in a third of its time; nothing for any other."""
+    if len(head) > MAX_PLAIN or not head.isascii():
+        return []
+    text = head.decode("ascii").replace("\r\n", "\n")
+    headers: RawHeaders = []
+    for field_ in _FOLD.sub(" ", text).split("\n"):
+        match = _PLAIN_FIELD.match(field_)
+        if match is None:
+            if field_ and not field_.startswith(("From ", ">From ")):
+                return []
+            continue
+        value = match.group(2)
+        headers.append((match.group(1), value if "  " not in value else " ".join(value.split())))
+    return headers if text.isprintable() or _ODD.search(text) is None else []
 
 
 def _read_headers(view: View) -> None:

@@ -21,8 +21,11 @@ MAX_DEPTH = 3
 BOMB = 200
 """Times its packed size, above a hundred megabytes."""
 
-_DANGEROUS = listed("""exe scr pif com bat cmd vbs vbe js jse wsf wsh ps1 hta cpl msi msp lnk jar reg iso img vhd vhdx dll sys chm application gadget inf
-    scf url appx xll one ace cab apk dmg pkg command""")
+_DANGEROUS = listed(
+    """
+    exe scr pif com bat cmd vbs vbe js jse wsf wsh ps1 hta cpl msi msp lnk jar reg iso img vhd vhdx dll sys chm application gadget inf
+    scf url appx xll one ace cab apk dmg pkg command"""
+)
 _NOT_AS_MIME = frozenset({"com", "url", "one", "application", "pkg", "command", "inf", "js"})
 """Extensions that end ordinary names too: `example.com`; they count when the file's type does not say otherwise."""
 _HARMLESS_LOOK = listed("pdf doc docx xls xlsx ppt pptx txt jpg jpeg png gif mp3 mp4 avi zip csv rtf htm html")

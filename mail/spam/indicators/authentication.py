@@ -67,7 +67,7 @@ def _verifies(raw: bytes, index: int, lookup: Callable[[str], bytes | None]) -> 
     """None where the key is not to be had."""
     missing = False
 
-    def key(name: bytes | str, timeout: int = 5) -> bytes | None:
+    def key(name: bytes | str, timeout: int = 5) -> bytes | None:  # noqa: ARG001 - the library passes it
         nonlocal missing
         record = lookup((name.decode("ascii", "replace") if isinstance(name, bytes) else name).rstrip("."))
         missing |= record is None

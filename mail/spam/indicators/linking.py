@@ -16,8 +16,11 @@ from mail.spam.wordlists import listed
 MAX_LOOKED_AT = 500
 """Links that are looked at one by one."""
 CROWD = 400
-_SHORTENERS = listed("""bit.ly tinyurl.com t.co goo.gl ow.ly is.gd buff.ly rebrand.ly cutt.ly shorturl.at rb.gy t.ly tiny.cc s.id v.gd qr.ae lnkd.in urlz.fr
-    shorte.st adf.ly bl.ink soo.gd clck.ru u.to n9.cl t.me wa.me""")
+_SHORTENERS = listed(
+    """
+    bit.ly tinyurl.com t.co goo.gl ow.ly is.gd buff.ly rebrand.ly cutt.ly shorturl.at rb.gy t.ly tiny.cc s.id v.gd qr.ae lnkd.in urlz.fr
+    shorte.st adf.ly bl.ink soo.gd clck.ru u.to n9.cl t.me wa.me"""
+)
 _HOSTING = (
     ".web.app", ".firebaseapp.com", ".workers.dev", ".pages.dev", ".netlify.app", ".vercel.app", ".herokuapp.com", ".weebly.com",
     ".wixsite.com", ".blogspot.com", ".repl.co", ".glitch.me", ".r2.dev", ".ipfs.dweb.link", ".blob.core.windows.net", ".square.site",

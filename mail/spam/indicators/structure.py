@@ -20,14 +20,7 @@ def structure(view: View) -> Iterator[Indicator]:
     if "unparsable" in view.defects:
         yield found("unparsable")
         return
-    if "date" not in view.names:
-        yield found("missing_date")
-    elif view.date is None:
-        yield found("invalid_date", view.first("date"))
-    else:
-        received = received_at(view.first("received"))
-        if received is not None and view.date.timestamp() - received > _AHEAD:
-            yield found("date_in_future", view.first("date"))
+    yield from _date(view)
     identifier = view.first("message-id")
     if not identifier:
         yield found("missing_message_id")
@@ -41,3 +34,14 @@ def structure(view: View) -> Iterator[Indicator]:
         yield found("undisclosed_recipients")
     if broken := view.defects & _BROKEN:
         yield found("malformed_message", ", ".join(sorted(broken)))
+
+
+def _date(view: View) -> Iterator[Indicator]:
+    if "date" not in view.names:
+        yield found("missing_date")
+    elif view.date is None:
+        yield found("invalid_date", view.first("date"))
+    else:
+        received = received_at(view.first("received"))
+        if received is not None and view.date.timestamp() - received > _AHEAD:
+            yield found("date_in_future", view.first("date"))
