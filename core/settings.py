@@ -27,27 +27,32 @@ ROOT = Path(__file__).resolve().parent.parent
 KEY_BYTES = 32
 HOW_TO_MAKE_A_KEY = "python3 -c \"import base64, os; print('k1:' + base64.b64encode(os.urandom(32)).decode())\""
 
-SPAM_URLS = ("rspamd_url", "rspamd_controller_url", "rspamd_password", "spamd_url")
 _Take = Callable[[str, str, str], None]
 KeyRing = dict[str, bytes]
 """Key id to key. The first is the active one; the others are still accepted."""
 
 
-MAY_BE_EMPTY = (
-    "rabbitmq_url",
-    "redis_url",
-    "credential_encryption_key",
-    "task_signing_key",
-    "system_smtp_url",
-    "system_sender",
-    "link_base_url",
-)
-SENDER = re.compile(r"[^<>@\s]+@[^<>@\s]+|[^<>@\r\n]*<[^<>@\s]+@[^<>@\s]+>")
-LINK_BASE = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?")
+THUMBNAIL_SIZE = r"[1-9]\d{1,3}x[1-9]\d{1,3}"
 WELL_FORMED = {
-    "system_sender": (SENDER, "must be an address, bare or with a name: Acme <noreply@acme.example>"),
-    "link_base_url": (LINK_BASE, "must be where links in mails lead, like https://app.example.com"),
+    "rabbitmq_url": (r"amqps?://.*", "must start with amqp:// or amqps://"),
+    "redis_url": (r"(rediss?|unix)://.*", "must start with redis:// or rediss:// or unix://"),
+    "rspamd_url": (r"https?://.*", "must start with http:// or https://"),
+    "rspamd_controller_url": (r"https?://.*", "must start with http:// or https://"),
+    "spamd_url": (r"(tcp:/)?/.*", "must start with tcp:// or /"),
+    "system_sender": (
+        r"[^<>@\s]+@[^<>@\s]+|[^<>@\r\n]*<[^<>@\s]+@[^<>@\s]+>",
+        "must be an address, bare or with a name: Acme <noreply@acme.example>",
+    ),
+    "link_base_url": (
+        r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?",
+        "must be where links in mails lead, like https://app.example.com",
+    ),
+    "thumbnail_size": (
+        rf"{THUMBNAIL_SIZE}(, *{THUMBNAIL_SIZE}){{0,7}}",
+        "must be a size like 256x256, or up to eight of them separated by commas, each side from 10 to 9999",
+    ),
 }
+MAY_BE_EMPTY = {"credential_encryption_key", "task_signing_key", "system_smtp_url", "rspamd_password", *WELL_FORMED} - {"thumbnail_size"}
 
 
 class Settings(BaseSettings):
@@ -132,28 +137,6 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("rabbitmq_url")
-    @classmethod
-    def _amqp(cls, value: SecretStr | None) -> SecretStr | None:
-        return _with_scheme(value, ("amqp://", "amqps://"))
-
-    @field_validator("redis_url")
-    @classmethod
-    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
-        return _with_scheme(value, ("redis://", "rediss://", "unix://"))
-
-    @field_validator("rspamd_url", "rspamd_controller_url")
-    @classmethod
-    def _http(cls, value: str | None) -> str | None:
-        _with_scheme(SecretStr(value) if value else None, ("http://", "https://"))
-        return value
-
-    @field_validator("spamd_url")
-    @classmethod
-    def _spamd(cls, value: str | None) -> str | None:
-        _with_scheme(SecretStr(value) if value else None, ("tcp://", "/"))
-        return value
-
     @field_validator("database_url")
     @classmethod
     def _database(cls, value: SecretStr) -> SecretStr:
@@ -170,19 +153,13 @@ class Settings(BaseSettings):
             parse_smtp_url(value.get_secret_value())
         return value
 
-    @field_validator("system_sender", "link_base_url")
+    @field_validator(*WELL_FORMED)
     @classmethod
-    def _well_formed(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _well_formed(cls, value: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
         pattern, sentence = WELL_FORMED[str(info.field_name)]
-        if value is not None and not pattern.fullmatch(value):
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text is not None and not re.fullmatch(pattern, text, re.DOTALL):
             raise ValueError(sentence)
-        return value
-
-    @field_validator("thumbnail_size")
-    @classmethod
-    def _boxes(cls, value: str) -> str:
-        if not re.fullmatch(r"[1-9]\d{1,3}x[1-9]\d{1,3}(,[1-9]\d{1,3}x[1-9]\d{1,3}){0,7}", value.replace(" ", "")):
-            raise ValueError("must be a size like 256x256, or up to eight of them separated by commas, each side from 10 to 9999")
         return value
 
     @model_validator(mode="after")
