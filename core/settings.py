@@ -32,6 +32,7 @@ KeyRing = dict[str, bytes]
 """Key id to key. The first is the active one; the others are still accepted."""
 
 
+LINK_BASE = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?")
 THUMBNAIL_SIZE = r"[1-9]\d{1,3}x[1-9]\d{1,3}"
 WELL_FORMED = {
     "rabbitmq_url": (r"amqps?://.*", "must start with amqp:// or amqps://"),
@@ -43,10 +44,7 @@ WELL_FORMED = {
         r"[^<>@\s]+@[^<>@\s]+|[^<>@\r\n]*<[^<>@\s]+@[^<>@\s]+>",
         "must be an address, bare or with a name: Acme <noreply@acme.example>",
     ),
-    "link_base_url": (
-        r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?",
-        "must be where links in mails lead, like https://app.example.com",
-    ),
+    "link_base_url": (LINK_BASE.pattern, "must be where links in mails lead, like https://app.example.com"),
     "thumbnail_size": (
         rf"{THUMBNAIL_SIZE}(, *{THUMBNAIL_SIZE}){{0,7}}",
         "must be a size like 256x256, or up to eight of them separated by commas, each side from 10 to 9999",

@@ -102,9 +102,8 @@ def test_batches_go_on_where_the_last_one_ended(record: Record, monkeypatch: pyt
     assert sum(result is not None for result in results(record).values()) == 1
 
 
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)  # SQLite has one writer
 def test_a_run_that_somebody_else_has_locked_is_passed_over(record: Record) -> None:
-    if record.engine.dialect.name != "postgresql":
-        pytest.skip("SQLite has one writer")
     locked, free = ended(record, record.people.ann, 2), ended(record, record.people.ann, 2)
     with record.engine.begin() as connection:
         connection.execute(text("SELECT set_config('mailroom.is_system', 'on', true)"))
