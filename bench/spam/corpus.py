@@ -49,7 +49,7 @@ class Corpus:
 
     def where(self, chosen: NDArray[np.bool_]) -> Corpus:
         """Some of them."""
-        places = np.flatnonzero(chosen)
+        places = np.flatnonzero(chosen).tolist()
         return Corpus([self.letters[place] for place in places], [self.groups[place] for place in places])
 
     def __add__(self, other: Corpus) -> Corpus:
@@ -101,7 +101,7 @@ def rows_of(corpus: Corpus, group: int, bits: int, value: float = 1.0) -> Rows:
     lists = [groups[group] & mask for groups in corpus.groups]
     sizes = np.array([len(each) for each in lists])
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    columns = np.concatenate(lists).astype(np.int64) if len(lists) else np.empty(0, np.int64)
+    columns = np.concatenate(lists).astype(np.int64) if lists else np.empty(0, np.int64)
     values = np.repeat(value / np.sqrt(np.maximum(sizes, 1)), sizes).astype(np.float32)
     return Rows(columns, values, starts, 1 << bits)
 

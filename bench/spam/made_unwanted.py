@@ -38,12 +38,12 @@ _LINKS = [
 
 def _link(pen: Pen, brand: str = "account") -> str:
     ip = f"{pen.rng.randint(11, 200)}.{pen.rng.randint(1, 250)}.{pen.rng.randint(1, 250)}.{pen.rng.randint(1, 250)}"
-    word = brand.split()[0].lower()
+    word = brand.split(maxsplit=1)[0].lower()
     return pen.one(_LINKS).format(d=pen.domain(), t=pen.token(9).lower(), m="user@example.com", ip=ip, b=word)
 
 
 def _from(pen: Pen, brand: str) -> str:
-    word = brand.split()[0].lower()
+    word = brand.split(maxsplit=1)[0].lower()
     return pen.one(
         [
             f"{pen.one('info|admin|no-reply|support|service')}@{pen.domain()}",
@@ -204,7 +204,7 @@ def invoice(pen: Pen) -> Draft:
     text = pen.one(
         [
             f"Dear Sir/Madam,\n\nKindly find attached our purchase order {number}. Please confirm and send proforma invoice urgently.\n\nBest Regards\nPurchasing Manager",
-            f"Good day,\n\nAttached is the payment slip as instructed. Kindly confirm receipt asap.\n\nRegards,\nAccounts",
+            "Good day,\n\nAttached is the payment slip as instructed. Kindly confirm receipt asap.\n\nRegards,\nAccounts",
             f"Your subscription has been renewed for {pen.money()}. If you did not authorise this charge, call +1 (8{pen.number(10, 99)}) {pen.number(100, 999)}-{pen.number()} immediately for refund.",
         ]
     )
