@@ -49,7 +49,7 @@ class Corpus:
 
     def where(self, chosen: NDArray[np.bool_]) -> Corpus:
         """Some of them."""
-        places = np.flatnonzero(chosen)
+        places = np.flatnonzero(chosen).tolist()
         return Corpus([self.letters[place] for place in places], [self.groups[place] for place in places])
 
     def __add__(self, other: Corpus) -> Corpus:

@@ -32,7 +32,7 @@ class Rows:
 
     def transposed_dot(self, numbers: Floats) -> Floats:
         """One number for each column."""
-        return np.bincount(self.columns, np.repeat(numbers, np.diff(self.starts)) * self.values, self.width)
+        return np.bincount(self.columns, np.repeat(numbers, np.diff(self.starts)) * self.values, self.width).astype(np.float64, copy=False)
 
 
 def minimise(function: Callable[[Floats], tuple[float, Floats]], start: Floats, rounds: int, memory: int = 8) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mail.spam.features import Features, read_features
 from mail.spam.findings import find_indicators
+from mail.spam.learning import LEARNED_FROM
 from mail.spam.model import Model, load_model, sigmoid
 from mail.spam.verdict import Context, Contribution, Indicator, Severity, Verdict
 from mail.spam.view import View, read_view
@@ -38,7 +39,7 @@ def judge(source: bytes, context: Context, model: Model | None, clock: Callable[
     features = _features(view)
     indicators = find_indicators(view, features.words, context, lambda: clock() < deadline)
     logit = model.logit(features.groups) if model else 0.0
-    hashes = features.to_bytes()
+    hashes = features.to_bytes(LEARNED_FROM)
     score = _score(logit, indicators, hashes, context, model)
     default = model.threshold if model else RULES_THRESHOLD
     threshold = default if context.threshold is None else context.threshold

@@ -47,9 +47,9 @@ class Features:
     words: frozenset[bytes] = frozenset()
     """Those of subject and text, as `normal` has them."""
 
-    def to_bytes(self) -> bytes:
-        """All of them, little-endian, sorted."""
-        return np.concatenate(self.groups).astype("<u4").tobytes()
+    def to_bytes(self, first: int = 0) -> bytes:
+        """Those of all groups from this one on, little-endian, sorted."""
+        return np.concatenate(self.groups[first:]).astype("<u4").tobytes()
 
     def name_of(self, group: int, wanted: int) -> str:
         """What a hash stands for in this message: `head:no:date`, `body:viag`."""

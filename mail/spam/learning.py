@@ -24,10 +24,12 @@ RAMP = 50
 """Messages after which the weights count half."""
 MIN_EACH = 5
 """Spam and ham that must both be there before anything counts."""
-SMOOTHING = 0.5
-STRENGTH = 1.6
+SMOOTHING = 0.2
+STRENGTH = 1.3
 """How much the tenant's evidence weighs against the shared model's once the ramp is over."""
 MOST_MESSAGES = 1_000_000
+LEARNED_FROM = 4
+"""The first group of features that tenants learn from; see mail.spam.features.GROUPS. What travels has been learned already."""
 _GOLDEN = np.uint32(0x9E3779B1)
 _HEAD = struct.Struct("<4sIII")
 _MAGIC = b"MRD1"
@@ -117,17 +119,13 @@ class Delta:
 
 
 def _places(hashes: bytes | NDArray[np.uint32]) -> NDArray[np.int64]:
-    """The slots of the features that a tenant learns: all but the runs of characters, of which there are too many for the table."""
+    """The slots of the features that a tenant learns: words, and the names of its site."""
     if isinstance(hashes, bytes):
         if len(hashes) % 4:
             raise InvalidInputError("hashes is a sequence of 32-bit numbers.")
         hashes = np.frombuffer(hashes, "<u4")
     learned = hashes[(hashes >> np.uint32(29)) >= LEARNED_FROM]
     return ((learned * _GOLDEN) >> np.uint32(16)).astype(np.int64)
-
-
-LEARNED_FROM = 2
-"""The first group of features that tenants learn from; see mail.spam.features.GROUPS."""
 
 
 def threshold_for(budget: float, scores_of_ham: Sequence[float], *, default: float, fewest: int = 50) -> float:

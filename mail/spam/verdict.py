@@ -54,8 +54,8 @@ class EngineScore:
 class Verdict:
     """The answer. `score` is a probability in 0..1 and `is_spam` is `score >= threshold`.
 
-    `hashes` are the message's hashed features, little-endian uint32, sorted, each once: what learning needs and no text can be read
-    from. `logit` is the shared model's raw score, before calibration and without the tenant's weights.
+    `hashes` are the features of the message that a tenant learns from, hashed, little-endian uint32, sorted, each once: one or two kB
+    from which no text can be read. `logit` is the shared model's raw score, before calibration and without the tenant's weights.
     """
 
     score: float
