@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from actors.junk import enqueue_junking
 from actors.sources import fetch_sources
@@ -11,7 +11,6 @@ from actors.spam_rules import model_version, rules_for
 from brokers.queues import Queue
 from core.errors import PermanentError, Snooze
 from core.logging import get_logger
-from mail.spam.judging import Rules, judge
 from mail.spam.verdict import Verdict
 from runs.limits import SoftTimeLimitExceeded
 from runs.progress import progress
@@ -22,6 +21,9 @@ from storage.repositories.email_clients import EmailClients
 from storage.repositories.folders import EmailFolders
 from storage.repositories.sources import EmailSources
 from storage.repositories.spam_verdicts import SpamVerdicts, Unchecked
+
+if TYPE_CHECKING:
+    from mail.spam.judging import Rules
 
 log = get_logger(__name__)
 AT_A_TIME = 100
@@ -118,6 +120,8 @@ def _check(email_ids: Sequence[str]) -> dict[str, Verdict]:
 def judged(client_id: str, wanted: Sequence[Unchecked], rules: Rules) -> dict[str, Verdict]:
     """The verdicts on messages of an account, by their ids; those that cannot be read are left out. Stored as they come, so that an end
     in the middle loses little."""
+    from mail.spam.judging import judge  # numpy is a good part of a worker's memory: it comes with the first message
+
     with session_scope() as session:
         recipient = EmailClients(session).one(client_id).email
     places = {each.id: each for each in wanted}

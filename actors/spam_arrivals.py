@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -17,13 +18,15 @@ from actors.spam_learning import learn_from_moves
 from actors.spam_rules import engines, model_version, rules_for
 from core.logging import get_logger
 from core.settings import get_settings
-from mail.spam.judging import Rules, judge
 from mail.spam.verdict import Verdict
 from mail.sync import FetchedMessage, SyncBatch
 from runs.enqueue import enqueue
 from storage.models import EmailClient
 from storage.repositories.messages import Changes
 from storage.repositories.spam_verdicts import NEVER_CHECKED, SpamVerdicts
+
+if TYPE_CHECKING:
+    from mail.spam.judging import Rules
 
 log = get_logger(__name__)
 SECONDS_FOR_A_BATCH = 5.0
@@ -42,6 +45,8 @@ class ArrivalCheck:
         """By UID, by the embedded check alone; before the transaction, which waits for nothing."""
         if batch.folder.role in NEVER_CHECKED:
             return {}
+        from mail.spam.judging import judge  # with the first message, as in `actors.spam.judged`
+
         deadline, verdicts = time.monotonic() + SECONDS_FOR_A_BATCH, {}
         for message in batch.new:
             if time.monotonic() > deadline:

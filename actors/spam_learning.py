@@ -15,8 +15,6 @@ from core.logging import get_logger
 from core.settings import get_settings
 from core.tenancy import Identity, acting_as, current_identity
 from mail.spam.engines.engine import Envelope
-from mail.spam.judging import return_path
-from mail.spam.trial import Opinion, learn_from
 from runs.enqueue import enqueue
 from runs.registry import EmailId
 from runs.task import task
@@ -82,6 +80,8 @@ def learn_spam() -> LearnResult:
 @task(queue=Queue.SPAM)
 def teach_engines(email_id: EmailId) -> TaughtResult:
     """Tell the outside engines what a message is, under the tenant's name."""
+    from mail.spam.judging import return_path  # with its first use, as in `actors.spam.judged`
+
     with session_scope() as session:
         said = SpamFeedbacks(session).of([email_id]).get(email_id)
         found = SpamVerdicts(session).to_check([email_id])
@@ -117,6 +117,8 @@ def _read_missing() -> TransientError | Snooze | None:
 
 
 def _learn() -> LearnResult:
+    from mail.spam.trial import Opinion, learn_from
+
     with session_scope() as session:
         tenant_id = identity_of(session).tenant_id
         choices = SpamChoices(session)

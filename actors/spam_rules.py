@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -10,22 +11,24 @@ from core.errors import InvalidInputError
 from core.logging import get_logger
 from core.settings import get_settings
 from mail.accounts import Secret
-from mail.spam.check import RULES_THRESHOLD
 from mail.spam.engines.engine import Engine
 from mail.spam.engines.rspamd import Rspamd
 from mail.spam.engines.spamc import Spamc
-from mail.spam.judging import GuardedEngine, Rules
-from mail.spam.learning import Delta
-from mail.spam.model import load_model
 from mail.spam.verdict import Context
 from storage.engine import identity_of
 from storage.repositories.spam_choices import Choices, SpamChoices
+
+if TYPE_CHECKING:
+    from mail.spam.judging import GuardedEngine, Rules
+    from mail.spam.learning import Delta
 
 log = get_logger(__name__)
 
 
 def rules_for(session: Session, *, with_engines: bool) -> Rules:
     """Of the session's tenant. Without engines nothing is asked over a network."""
+    from mail.spam.judging import Rules  # with the first message, as in `actors.spam.judged`
+
     tenant_id = identity_of(session).tenant_id
     choices = SpamChoices(session).all(tenant_id)
     return Rules(_context(choices), choices.lists, engines() if with_engines else (), tenant_id)
@@ -33,12 +36,17 @@ def rules_for(session: Session, *, with_engines: bool) -> Rules:
 
 def default_threshold() -> float:
     """The shared model's, for tenants that say nothing."""
+    from mail.spam.check import RULES_THRESHOLD
+    from mail.spam.model import load_model
+
     model = load_model()
     return model.threshold if model is not None else RULES_THRESHOLD
 
 
 def model_version() -> str | None:
     """Of the shared model; None while there is none, and indicators alone judge."""
+    from mail.spam.model import load_model
+
     model = load_model()
     return model.name if model is not None else None
 
@@ -54,6 +62,8 @@ def engines() -> tuple[GuardedEngine, ...]:
 def _engines(
     rspamd: str | None, controller: str | None, password: str | None, spamd: str | None, timeout: float
 ) -> tuple[GuardedEngine, ...]:
+    from mail.spam.judging import GuardedEngine
+
     found: list[Engine] = []
     if rspamd:
         secret = Secret(password) if password else None
@@ -78,6 +88,8 @@ def _delta(weights: bytes | None) -> Delta | None:
     """Weights that cannot be read, say of a later release, do not count."""
     if weights is None:
         return None
+    from mail.spam.learning import Delta
+
     try:
         return Delta.from_bytes(weights)
     except InvalidInputError:

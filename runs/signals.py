@@ -7,6 +7,7 @@ it raises is logged and changes nothing, and after HOOK_SECONDS it is interrupte
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import defaultdict
@@ -177,8 +178,9 @@ class Announcer:
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
-            self._waiting.put(None)
-            thread.join(timeout)
+            with contextlib.suppress(queue.Full):  # its hooks are too slow: it ends with the process
+                self._waiting.put(None, timeout=timeout)
+                thread.join(timeout)
 
     def _run(self) -> None:
         while (told := self._waiting.get()) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,11 +13,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from core.errors import InvalidInputError, NotFoundError
 from core.ids import is_id
 from mail.spam.senders import SenderLists, normalise_pattern
-from mail.spam.trial import Learned
 from storage import mail_batches
 from storage.expressions import db_now
 from storage.models import SpamListEntry, SpamSettings, SpamWeights
 from storage.repositories.base import Repository
+
+if TYPE_CHECKING:
+    from mail.spam.trial import Learned
 
 MOST_ENTRIES = 10_000
 """Of a tenant's lists: they are read with every check."""

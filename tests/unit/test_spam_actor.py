@@ -106,7 +106,7 @@ def test_a_check_that_breaks_leaves_the_message_to_a_run_of_its_own(mail: SpamWo
     def broken(*_args: object, **_options: object) -> None:
         raise ValueError("cannot")
 
-    monkeypatch.setattr(actors.spam_arrivals, "judge", broken)
+    monkeypatch.setattr("mail.spam.judging.judge", broken)
     mail.deliver(1)
     mail.sync()
     assert (list(mail.rows()), mail.verdict(1)) == (["letter 1"], None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-import dkim
-
 from mail.spam.hops import organisation
 from mail.spam.indicators.table import found
 from mail.spam.verdict import Indicator
@@ -65,6 +63,8 @@ def _signatures(view: View, lookup: Callable[[str], bytes | None]) -> Iterator[I
 
 def _verifies(raw: bytes, index: int, lookup: Callable[[str], bytes | None]) -> bool | None:
     """None where the key is not to be had."""
+    import dkim  # and a DNS library behind it: nine megabytes that only this needs
+
     missing = False
 
     def key(name: bytes | str, timeout: int = 5) -> bytes | None:  # noqa: ARG001 - the library passes it
