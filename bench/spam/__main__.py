@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.spam.corpus import Corpus, corpus_of, find_letters, read_corpus
-from bench.spam.made import WANTED, make
 from bench.spam.learner import Floats, calibrate
+from bench.spam.made import make
+from bench.spam.made_wanted import WANTED
 from bench.spam.measures import Labels, auc, auc_error, f1, recall_at, threshold_at, wilson
 from bench.spam.train import ALLOWED
-from bench.spam.training import cross_scores, fit
+from bench.spam.training import LOCAL, SHARED, cross_scores, fit
 from mail.spam.check import check
 from mail.spam.learning import Delta
 from mail.spam.model import Model, load_model
@@ -88,7 +89,8 @@ def _by_time(corpus: Corpus) -> tuple[Corpus, Corpus]:
 
 def _area(scores: Floats, is_spam: Labels) -> str:
     area = auc(scores, is_spam)
-    return f"{area:.4f} ± {auc_error(area, int(is_spam.sum()), int((~is_spam).sum())):.4f}, recall at 1 % {recall_at(scores, is_spam, 0.01):.3f}"
+    error = auc_error(area, int(is_spam.sum()), int((~is_spam).sum()))
+    return f"{area:.4f} ± {error:.4f}, recall at 1 % {recall_at(scores, is_spam, 0.01):.3f}"
 
 
 def _transfer(corpus: Corpus, test: Corpus) -> None:
@@ -131,10 +133,10 @@ def _made(corpus: Corpus) -> None:
     if not len(real):
         return
     names = [template.__name__ for template in WANTED]
+    threshold = threshold_at(cross_scores(real)[~real.is_spam], BUDGET)
     for third in range(3):
         left_out = names[third::3]
         learned = fit(real + corpus_of(make(2000, 1, left_out), "made"))
-        threshold = threshold_at(learned.scores(real)[~real.is_spam], BUDGET)
         only = corpus_of([each for each in make(1200, 9, [name for name in names if name not in left_out]) if not each[1]], "made")
         _say(
             f"good mail of templates not seen flagged ({', '.join(left_out)})",

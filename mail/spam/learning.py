@@ -27,7 +27,7 @@ MIN_EACH = 5
 SMOOTHING = 0.2
 STRENGTH = 1.3
 """How much the tenant's evidence weighs against the shared model's once the ramp is over."""
-MOST_MESSAGES = 1_000_000
+MAX_MESSAGES = 1_000_000
 LEARNED_FROM = 4
 """The first group of features that tenants learn from; see mail.spam.features.GROUPS. What travels has been learned already."""
 _GOLDEN = np.uint32(0x9E3779B1)
@@ -73,8 +73,8 @@ class Delta:
         row, total = self._counts[int(is_spam)], self._messages[int(is_spam)] + sign
         if total < 0 or (sign < 0 and len(places) and int(row[places].min()) <= 0):
             raise InvalidInputError("This message was not learned before, so it cannot be unlearned.")
-        if total > MOST_MESSAGES:
-            raise InvalidInputError(f"A tenant learns from at most {MOST_MESSAGES} messages.")
+        if total > MAX_MESSAGES:
+            raise InvalidInputError(f"A tenant learns from at most {MAX_MESSAGES} messages.")
         row[places] += sign
         self._messages[int(is_spam)] = total
         self.__dict__.pop("weights", None)
