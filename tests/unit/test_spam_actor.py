@@ -106,9 +106,10 @@ def test_a_check_that_breaks_leaves_the_message_to_a_run_of_its_own(mail: SpamWo
     def broken(*_args: object, **_options: object) -> None:
         raise ValueError("cannot")
 
-    monkeypatch.setattr("mail.spam.judging.judge", broken)
     mail.deliver(1)
-    mail.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr("mail.spam.judging.judge", broken)
+        mail.sync()
     assert (list(mail.rows()), mail.verdict(1)) == (["letter 1"], None)
     assert mail.run_waiting("check_arrived_spam") == ["check_arrived_spam"]
     assert mail.verdict(1) is not None
