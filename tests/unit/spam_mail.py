@@ -8,8 +8,7 @@ import zipfile
 from collections.abc import Sequence
 
 HEAD = {
-    "Received": "from mail.baker.example (mail.baker.example [192.0.2.7])\r\n"
-    "\tby mx.acme.example with ESMTP; Mon, 06 Jan 2025 10:00:05 +0000",
+    "Received": "from mail.baker.example (mail.baker.example [192.0.2.7])\r\n\tby mx.acme.example; Mon, 06 Jan 2025 10:00:05 +0000",
     "From": "Mo Baker <mo@baker.example>",
     "To": "Jo <jo@acme.example>",
     "Subject": "Wheelbarrows",

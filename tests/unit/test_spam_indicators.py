@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -189,3 +190,9 @@ def test_a_letter_is_built_as_the_tests_think() -> None:
     assert letter().startswith(b"Received: from mail.baker.example")
     assert TEXT.encode() in letter()
     assert set(HEAD) <= {line.split(":")[0] for line in letter().decode().splitlines()}
+
+
+def test_the_page_about_spam_lists_every_indicator_as_it_is() -> None:
+    page_text = (Path(__file__).resolve().parent.parent.parent / "docs" / "spam.md").read_text()
+    missing = [code for code, (severity, text) in INDICATORS.items() if f"| `{code}` | {severity} | {text} |" not in page_text]
+    assert missing == []
