@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 
@@ -35,6 +36,9 @@ def main() -> None:
     )
     parser.add_argument("--test", type=Path, help="another one that is only tested on")
     parser.add_argument("--only", default="speed,shipped,made,transfer,later,feedback", help="which figures, with commas between")
+    parser.add_argument(
+        "--split", choices=("time", "gaps"), default="time", help="without --test: what is tested, the last messages or some between"
+    )
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     wanted = chosen.only.split(",")
@@ -52,7 +56,7 @@ def main() -> None:
     if "transfer" in wanted:
         _transfer(plain, _without_phishing(test) if test else plain)
     if "later" in wanted:
-        earlier, later = (plain, test) if test else _by_time(corpus)
+        earlier, later = (plain, test) if test else _split(corpus, by_time=chosen.split == "time")
         _later(_without_phishing(earlier), later, SHARED, "what travels")
         _later(_without_phishing(earlier), later, LOCAL, "with the site's names")
     if "feedback" in wanted:
@@ -77,10 +81,10 @@ def _sources(corpus: Corpus) -> list[str]:
     return sorted(both)
 
 
-def _by_time(corpus: Corpus) -> tuple[Corpus, Corpus]:
-    """The earlier seven tenths of each part of each source, by the messages' numbers, and the rest."""
+def _split(corpus: Corpus, *, by_time: bool) -> tuple[Corpus, Corpus]:
+    """Seven tenths of each part of each source and the rest: the last ones by number, or others by a hash of the name."""
     keys = np.array([f"{letter.kind}-{letter.source}-{letter.part}" for letter in corpus.letters])
-    numbers = np.array([letter.number for letter in corpus.letters])
+    numbers = np.array([letter.number if by_time else crc32(letter.path.name.encode()) for letter in corpus.letters])
     late = np.zeros(len(corpus), bool)
     for key in np.unique(keys):
         late |= (keys == key) & (numbers > np.quantile(numbers[keys == key], EARLIER))

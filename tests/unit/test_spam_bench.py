@@ -60,7 +60,7 @@ def test_a_model_is_learned_packed_and_scores_as_it_did_before() -> None:
     relations = {2: 1.0, 3: 1.0}
     fitted = fit(corpus, relations)
     scores = cross_scores(corpus, relations, folds=2)
-    assert auc(scores, corpus.is_spam) > 0.95
+    assert auc(scores, corpus.is_spam) > 0.8
     model = pack(fitted, scores, corpus.is_spam, 0.9, "test")
     before = fitted.scores(corpus)
     packed = np.array([model.logit(list(groups)) for groups in corpus.groups])
