@@ -1,6 +1,6 @@
 """Make the model that ships, from the SpamAssassin public corpus (CC0) and from messages made here; of other sources nothing is read.
 
-`python -m bench.spam.train --corpus DIR` writes mail/spam/model.bin. The same corpus and numbers give the same file.
+`python -m bench.spam.train --corpus DIR` writes mail/spam/model.bin; the same corpus gives the same model, but for rounding.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ PENALTY = 1e-5
 SITE = 5
 SHARED = {0: 1.0, 1: 0.6, 2: 0.8, 3: 0.8, 4: 0.4}
 """The groups that a shared model weighs, by their number, and how large their values are before they are weighed."""
-LOCAL = {**SHARED, SITE: 2.0}
+LOCAL = {**SHARED, SITE: 1.0}
 """Those of a model that stays where it was trained: the names of hosts, lists and programs there are worth knowing."""
-HARD = 4.0
+HARD = 6.0
 """How much more a message counts that is good and looks bad: parts of a corpus named so."""
 SIDE = 0.15
 """What the messages made here weigh against a real source."""

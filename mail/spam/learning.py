@@ -25,7 +25,7 @@ RAMP = 50
 MIN_EACH = 5
 """Spam and ham that must both be there before anything counts."""
 SMOOTHING = 0.2
-STRENGTH = 1.3
+STRENGTH = 1.1
 """How much the tenant's evidence weighs against the shared model's once the ramp is over."""
 MAX_MESSAGES = 1_000_000
 LEARNED_FROM = 4

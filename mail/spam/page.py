@@ -6,11 +6,20 @@ import html as entities
 import re
 from dataclasses import dataclass, field
 
+from mail.spam.wordlists import listed
+
 MAX_LINKS = 10_000
 MAX_TAGS = 20_000
 MAX_HIDDEN = 2_000
 """Characters of hidden text that are kept."""
 
+FEW = 5
+"""Comments or unknown tags below which nobody looks whether they split words."""
+_KNOWN = listed(
+    """a abbr area b base big blockquote body br button center cite code col colgroup dd del dir div dl dt em fieldset font form frame
+    frameset h1 h2 h3 h4 h5 h6 head hr html i iframe img input ins label li link map meta nobr noscript ol option p pre q s samp
+    script section select small span strike strong style sub sup table tbody td textarea tfoot th thead title tr tt u ul var wbr"""
+)
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)([^<>]*)>")
 _NO_TEXT = re.compile(r"<!--|<(?:style|script|title)\b|<![^>-]", re.IGNORECASE)
 _INLINE = re.compile(r"</?(?:a|abbr|b|bdo|big|em|font|i|s|small|span|strike|strong|sub|sup|tt|u|o:p|wbr)\b[^<>]*>", re.IGNORECASE)
@@ -75,10 +84,13 @@ def attributes(text: str) -> dict[str, str]:
 
 def read_page(html: str) -> Page:
     """Reads at most MAX_TAGS tags and MAX_LINKS links. Never raises."""
-    page = Page(comments=html.count("<!--"), split_words=sum(1 for _ in _SPLIT.finditer(html)))
+    page = Page(comments=html.count("<!--"))
+    source = html
     page.has_script = "<script" in html.lower()
     html = _without_invisible(html)
     page.text = shown_text(_Scanner(html, page).scan())
+    if page.comments >= FEW or sum(name not in _KNOWN for name, _ in page.tags) >= FEW:
+        page.split_words = sum(1 for _ in _SPLIT.finditer(source))
     if not page.text.strip():  # what hides everything hides nothing: no reader would be sent such a page
         page.text = page.hidden
     return page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from mail.spam.brands import scripts
 from mail.spam.indicators.table import found
@@ -15,7 +16,9 @@ from mail.spam.view import View
 MAX_LOOKED_AT = 20_000
 """Characters of the shown text that are searched."""
 _INVISIBLE = re.compile(r"(?<=[^\W\d_])[\u200b\u2060\u00ad\ufeff\u180e\u2061-\u2064]+(?=[^\W\d_])")
-_WORD = re.compile(r"[^\W\d_]{4,40}")
+_ANY_INVISIBLE = re.compile(r"[\u200b\u2060\u00ad\ufeff\u180e\u2061-\u2064]")
+_ALIKE = re.compile(r"[\u0370-\u03ff\u0400-\u04ff]")
+_FOREIGN_WORD = re.compile(r"(?=[^\W\d_]*[^\x00-\x7f])(?<![^\W\d_])[^\W\d_]{4,40}")
 _SIGNED = re.compile(r"[a-zA-Z][0-9!|@$][a-zA-Z]")
 _GAPPED = re.compile(r"\b(?:[a-zA-Z][ ._*\-/]){5,}[a-zA-Z]\b")
 _KNOWN_DISGUISED = re.compile(
@@ -60,20 +63,18 @@ def _page(view: View) -> Iterator[Indicator]:
 
 
 def _letters(words: str) -> Iterator[Indicator]:
-    invisible = _INVISIBLE.findall(words)
+    invisible = _INVISIBLE.findall(words) if _ANY_INVISIBLE.search(words) else []
     soft = sum("\u00ad" in each for each in invisible)
     if len(invisible) - soft >= 3 or soft >= 30:
         yield found("zero_width_characters", f"{len(invisible)} times")
-    mixed = []
-    for word in _WORD.findall(words):
-        if not word.isascii() and any(char.isascii() for char in word):
-            alphabets = scripts(word)
-            if "LATIN" in alphabets and alphabets & {"CYRILLIC", "GREEK"}:
-                mixed.append(word)
-                if len(mixed) >= 3:
-                    break
+    mixed = list(islice(filter(_is_mixed, map(re.Match.group, _FOREIGN_WORD.finditer(words))), 3)) if _ALIKE.search(words) else []
     if len(mixed) >= 2 or (mixed and mixed[0] in words[:200]):
         yield found("mixed_script_words", " ".join(mixed))
+
+
+def _is_mixed(word: str) -> bool:
+    alphabets = scripts(word)
+    return "LATIN" in alphabets and bool(alphabets & {"CYRILLIC", "GREEK"})
 
 
 def _disguises(words: str, odd: dict[str, int]) -> Iterator[Indicator]:

@@ -11,6 +11,10 @@ from mail.spam.wordlists import listed
 
 MAX_TEXT = 8_000
 """Characters of the text that are searched."""
+MAX_PLACES = 20
+"""Places of each word that are looked at."""
+REACH = 64
+"""Characters before and after a word that its phrase may take."""
 
 
 def _phrases(*phrases: str) -> re.Pattern[str]:
@@ -65,17 +69,31 @@ _FORTUNE_WORDS = _words(
 
 
 def wording(text: str, words: frozenset[bytes], has_links: bool) -> Iterator[Indicator]:
-    """`words` are those of the text: most mail has none that matter, and is not searched for phrases."""
-    text = text[:MAX_TEXT]
-    urgent = _URGENT.search(text) if words & _URGENT_WORDS else None
-    credential = _CREDENTIAL.search(text) if words & _CREDENTIAL_WORDS else None
-    if urgent is not None:
-        yield found("urgency_wording", urgent.group())
-    if credential is not None:
-        yield found("credential_wording", credential.group())
-    if urgent is not None and credential is not None and has_links:
-        yield found("credential_pressure", f"{urgent.group()}; {credential.group()}")
-    if len(words & _FORTUNE_WORDS) >= 2:
-        fortunes = {match.group().lower() for match in _FORTUNE.finditer(text)}
+    """`words` are those of the text: phrases are looked for around the few of them that are part of one, and nowhere else."""
+    text = text[:MAX_TEXT].lower()
+    urgent = next(_around(text, words & _URGENT_WORDS, _URGENT), "")
+    credential = next(_around(text, words & _CREDENTIAL_WORDS, _CREDENTIAL), "")
+    if urgent:
+        yield found("urgency_wording", urgent)
+    if credential:
+        yield found("credential_wording", credential)
+    if urgent and credential and has_links:
+        yield found("credential_pressure", f"{urgent}; {credential}")
+    met = words & _FORTUNE_WORDS
+    if len(met) >= 2:
+        fortunes = set(_around(text, met, _FORTUNE))
         if len(fortunes) >= 3:
             yield found("advance_fee_wording", "; ".join(sorted(fortunes)[:4]))
+
+
+def _around(text: str, met: frozenset[bytes], phrases: re.Pattern[str]) -> Iterator[str]:
+    for word in sorted(met):
+        each = word.decode("utf-8", "replace")
+        place = text.find(each)
+        for _ in range(MAX_PLACES):
+            if place < 0:
+                break
+            match = phrases.search(text, max(0, place - REACH), place + REACH)
+            if match is not None:
+                yield match.group()
+            place = text.find(each, place + REACH // 2)
