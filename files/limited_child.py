@@ -82,7 +82,7 @@ class LimitedChild:
         try:
             self._until = time.monotonic() + START_SECONDS
             self.is_filtered = bool(self._answer().get("filtered"))
-        except BaseException:
+        except BaseException:  # an interrupt, too: nobody else knows of the child yet, and it would stay behind
             self.close()
             raise
 

@@ -103,8 +103,8 @@ class SmtpTransport:
             try:
                 self._stream(body)
                 before_final_dot()
-            except BaseException:
-                self.close()  # in the middle of a mail no other command can be said
+            except BaseException:  # a limit or a person may strike anywhere: in the middle of a mail no other command can be said
+                self.close()
                 raise
         return SendReport(accepted, refused, self._finish(refused))
 

@@ -129,7 +129,7 @@ def session_scope(*, system: bool = False, engine: Engine | None = None) -> Iter
     except (OperationalError, InterfaceError, PoolTimeoutError) as error:
         session.rollback()
         raise _classified(error) from error
-    except BaseException:
+    except BaseException:  # a limit that strikes the thread, too: no transaction is left open with its locks
         session.rollback()
         raise
     finally:
