@@ -85,8 +85,8 @@ def task_event(run: Any) -> NewEvent | None:
     return NewEvent(run.tenant_id, kind, data)
 
 
-def note_mail(connection: Connection, tenant_id: str, email_id: str, status: str, run_id: str | None = None) -> None:
-    """An outbound mail has come to an end, if that status is one."""
+def note_mail(connection: Connection, tenant_id: str, email_id: str, status: str, run_id: str | None) -> None:
+    """An outbound mail has come to an end, if that status is one. `run_id`: the run that put it into the outbox, if one did."""
     kind = MAIL_EVENTS.get(OutboundStatus(status))
     if kind is not None:
         note(connection, [NewEvent(tenant_id, kind, {"emailId": email_id, "status": status, "taskId": run_id})])

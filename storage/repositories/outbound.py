@@ -279,9 +279,10 @@ class OutboundEmails(Repository):
 
     def _tell(self, email_id: str, status: OutboundStatus) -> None:
         """Whoever wants to be told that a mail has come to this."""
-        tenant_id = self.session.scalar(select(OutboundEmail.tenant_id).where(self.owns(OutboundEmail), OutboundEmail.id == email_id))
-        if tenant_id is not None:
-            note_mail(self.session.connection(), tenant_id, email_id, status)
+        wanted = select(OutboundEmail.tenant_id, OutboundEmail.run_id).where(self.owns(OutboundEmail), OutboundEmail.id == email_id)
+        mail = self.session.execute(wanted).one_or_none()
+        if mail is not None:
+            note_mail(self.session.connection(), mail.tenant_id, email_id, status, mail.run_id)
 
     def _time(self) -> datetime:
         """The database's."""

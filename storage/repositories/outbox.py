@@ -118,7 +118,7 @@ class Outbox(OutboundEmails):
             OutboundEmail.status == OutboundStatus.SENDING, ~_is_carried(), status=OutboundStatus.UNCERTAIN, last_error=LOST
         )
         for email in lost:
-            note_mail(self.session.connection(), email.tenant_id, email.id, email.status)
+            note_mail(self.session.connection(), email.tenant_id, email.id, email.status, email.run_id)
         return lost
 
     def cancel_revoked(self) -> int:
