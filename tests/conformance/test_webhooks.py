@@ -110,11 +110,11 @@ def test_what_becomes_of_a_mail_is_told(record: Record) -> None:
     ann = record.people.ann
     subscribe(record, ann)
     with record.session(ann) as session:
-        ids = []
+        ids, runs = [], [new_id() for _ in range(4)]
         for number in range(4):
             email = OutboundEmail(
                 tenant_id=ann.tenant_id, user_id=ann.user_id, message_id=f"<{number}@x>", sender="ann@acme.test", source=b"x",
-                status="sending" if number in {1, 2} else "uncertain",
+                status="sending" if number in {1, 2} else "uncertain", run_id=runs[number],
             )  # fmt: skip
             session.add(email)
             session.flush()
@@ -134,6 +134,8 @@ def test_what_becomes_of_a_mail_is_told(record: Record) -> None:
         ("email.failed", ids[3]),
         ("email.bounced", ids[0]),
     }
+    named = {each.payload["data"]["emailId"]: each.payload["data"]["taskId"] for each in told(record) if each.type != "email.bounced"}
+    assert named == dict(zip(ids, runs, strict=True))
     assert "bob@example.test" not in str([each.payload for each in told(record)])
 
 
