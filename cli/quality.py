@@ -95,6 +95,11 @@ WHOLE = (  # the parts of a whole run, one after the other
     ("tests/acceptance", "tests/faults"),  # each of these starts many processes: nothing else runs beside them
 )
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
+NOT_PASSED = re.compile(r"(FAILED|ERROR) (tests/\S+?\.py::.*?)(?: - .*)?$")
+TRIED_AGAIN = 3
+"""So many tests that did not pass are tried once more, alone: they start real servers and processes, and a machine may stumble."""
+VERDICT = re.compile(r"FAILED tests/faults/")
+"""What the auditor of the fault suite says is never asked twice: one lost run in ten trials is a lost run."""
 
 
 def register(app: typer.Typer) -> None:
@@ -111,7 +116,8 @@ def check() -> None:
 def run_tests(context: typer.Context, install: InstallOption = False) -> None:
     """The static checks, then all tests against the real servers. Other arguments go to pytest, which then runs alone.
 
-    With --install nothing may be skipped, and every package must reach its line coverage.
+    With --install nothing may be skipped, and every package must reach its line coverage. Of a whole run, up to three tests that did
+    not pass are tried once more at the end, and named; the fault suite's verdicts are not.
     """
     chosen = list(context.args)
     if install:
@@ -120,7 +126,8 @@ def run_tests(context: typer.Context, install: InstallOption = False) -> None:
         run_steps(STATIC_STEPS)
     measured = install and not chosen
     with coverage_started(wanted=measured):
-        closing_lines = run_pytest([[*(["--require-all"] if install else []), *part] for part in ([chosen] if chosen else WHOLE)])
+        options = ["--require-all"] if install else []
+        closing_lines = run_pytest([chosen] if chosen else WHOLE, *options, second_try=not chosen)
     if measured:
         judge(line_coverage())
         say(summed(closing_lines))
@@ -184,27 +191,57 @@ def report(step: Step, seconds: float, output: str | None) -> None:
         say(output.rstrip())
 
 
-def run_pytest(parts: Sequence[Sequence[str]]) -> list[str]:
-    """Run pytest once for each part, the last also when the first fails. Returns their closing lines, without the frame."""
-    done = [pytest_part(part) for part in parts]
-    for code, closing in done:
-        if code < 0:
-            raise QualityError(f"pytest was ended by signal {-code}")
-        if code:
-            raise QualityError(f"pytest: {closing}")
-    return [closing for _, closing in done]
+@dataclass(frozen=True)
+class Part:
+    """What came of one pytest: its exit code, its closing line without the frame, and its lines about tests that did not pass."""
+
+    code: int
+    closing: str
+    not_passed: tuple[str, ...] = ()
+
+    def worth_another_try(self) -> list[str]:
+        """The tests that did not pass, when they may be tried again; nothing otherwise."""
+        found = [match[2] for line in self.not_passed if (match := NOT_PASSED.match(line)) and not VERDICT.match(line)]
+        enough = self.code == 1 and len(found) == len(self.not_passed) <= TRIED_AGAIN
+        return list(dict.fromkeys(found)) if enough else []
 
 
-def pytest_part(args: Sequence[str]) -> tuple[int, str]:
-    """Exit code and closing line of one pytest, whose output is passed on."""
-    closing = ""
+def run_pytest(parts: Sequence[Sequence[str]], *options: str, second_try: bool = False) -> list[str]:
+    """Run pytest with the options once for each part, the last also when the first fails. Returns their closing lines.
+
+    With a second try, a few tests that did not pass are tried once more after all, alone and by name; which, is said.
+    Raises QualityError.
+    """
+    done = [pytest_part([*options, *part]) for part in parts]
+    closing_lines = []
+    for part in done:
+        closing_lines.append(part.closing)
+        if second_try and (again := part.worth_another_try()):
+            say(f"tried again: {', '.join(again)}")
+            second = pytest_part([*options, *again])
+            if second.code == 0:
+                say(f"UNSTEADY, passed the second time: {', '.join(again)}")
+                closing_lines[-1:] = [re.sub(r"\d+ (failed|errors?)\b", "", part.closing), second.closing]
+                continue
+        if part.code < 0:
+            raise QualityError(f"pytest was ended by signal {-part.code}")
+        if part.code:
+            raise QualityError(f"pytest: {part.closing}")
+    return closing_lines
+
+
+def pytest_part(args: Sequence[str]) -> Part:
+    """Run one pytest and pass its output on."""
+    closing, not_passed = "", []
     command = pytest_command(*args)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:  # noqa: S603
         assert process.stdout is not None
         for line in process.stdout:
             closing = line.strip(" =\n") or closing
+            if line.startswith(("FAILED ", "ERROR ")):
+                not_passed.append(line.rstrip("\n"))
             say(line.rstrip("\n"))
-    return process.returncode, closing
+    return Part(process.returncode, closing, tuple(not_passed))
 
 
 def summed(closing_lines: Sequence[str]) -> str:

@@ -132,6 +132,65 @@ def test_a_failure_of_the_first_part_hides_no_other(
     assert output.err == "manage.py: pytest: 1 failed in 1s\n"
 
 
+UNSTEADY = """
+import pathlib, sys
+again = pathlib.Path("again").exists()
+pathlib.Path("again").touch()
+tests = [word for word in sys.argv[1:] if "::" in word]
+if again:
+    print(sys.argv[1:])
+    print(f"= {len(tests)} passed in 1s =")
+else:
+    print(NOT_PASSED)
+    print("= 2 passed, 1 failed, 1 error in 1s =")
+raise SystemExit(0 if again else 1)
+"""
+
+
+def unsteady(not_passed: str, root: Path, monkeypatch: pytest.MonkeyPatch, *, second_try: bool = True) -> list[str]:
+    """The closing lines of a run in which these tests do not pass at first."""
+    code = f"NOT_PASSED = {not_passed!r}\n{UNSTEADY}"
+    monkeypatch.setattr(quality, "pytest_command", lambda *args: (*python(code), *args))
+    return quality.run_pytest([["tests/unit"]], "--require-all", second_try=second_try)
+
+
+def test_a_stumble_is_tried_again_by_name_and_said_aloud(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "FAILED tests/unit/test_a.py::test_b[c d] - AssertionError: e - f\nERROR tests/faults/test_g.py::test_h[i]"
+    assert quality.summed(unsteady(lines, root, monkeypatch)) == "4 passed, 0 failed"
+    said = capsys.readouterr().out
+    assert "['--require-all', 'tests/unit/test_a.py::test_b[c d]', 'tests/faults/test_g.py::test_h[i]']" in said
+    assert "UNSTEADY, passed the second time: tests/unit/test_a.py::test_b[c d], tests/faults/test_g.py::test_h[i]" in said
+
+
+@pytest.mark.parametrize(
+    "not_passed",
+    [
+        "FAILED tests/faults/test_a.py::test_b - a run is lost\nFAILED tests/unit/test_c.py::test_d",
+        "ERROR tests/unit/test_that_cannot_be_imported.py",
+        "\n".join(f"FAILED tests/unit/test_a.py::test_{number}" for number in range(quality.TRIED_AGAIN + 1)),
+        "nothing that names a test",
+    ],
+    ids=["a verdict of the fault suite", "no test", "too many", "nothing"],
+)
+def test_what_is_not_tried_again(not_passed: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(QualityError, match="2 passed, 1 failed, 1 error in 1s"):
+        unsteady(not_passed, root, monkeypatch)
+
+
+def test_who_chooses_tests_sees_what_they_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(QualityError, match="1 failed"):
+        unsteady("FAILED tests/unit/test_a.py::test_b", root, monkeypatch, second_try=False)
+
+
+def test_what_fails_twice_has_failed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "print('FAILED tests/unit/test_a.py::test_b'); print('= 1 failed in 1s ='); raise SystemExit(1)"
+    monkeypatch.setattr(quality, "pytest_command", lambda *_args: python(code))
+    with pytest.raises(QualityError, match="1 failed"):
+        quality.run_pytest([[]], second_try=True)
+
+
 def test_the_parts_are_summed_for_the_closing_line() -> None:
     assert quality.summed(["3 passed in 1s", "1 failed, 2 passed, 1 skipped, 2 errors in 4s"]) == "5 passed, 1 failed, 1 skipped, 2 errors"
 
