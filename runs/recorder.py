@@ -17,7 +17,7 @@ from brokers.message import Envelope, MessageEncoder, MessageRejectedError
 from core.errors import UnavailableError
 from core.logging import get_logger
 from runs.doubts import Doubts
-from runs.held import HeldRuns
+from runs.held import HeldRuns, kept_free
 from runs.hooks import RecorderHooks, Wake
 from runs.inbox import Inbox
 from runs.message import RunMessage
@@ -60,7 +60,7 @@ class Recorder(threading.Thread):
         self._unwritten: list[RunMessage] = []  # finished; outcome not committed yet
         self._claiming = True
         self._stopping = threading.Event()
-        self._lanes = HeldRuns(hooks.find_held)
+        self._lanes = HeldRuns(hooks.find_held, kept_free=kept_free(threads, claim_ahead))
         self._looked_at = 0.0
         self._must_look = False
         self._is_dry = False  # something was claimed since the last look
@@ -205,6 +205,7 @@ class Recorder(threading.Thread):
         self._doubts.settled(wanted)
         if lanes:
             self._lanes.took(lanes, [claim for run_id, claim in claimed.items() if run_id not in wanted])
+        self._lanes.met(claimed[run_id] for run_id in wanted if run_id in claimed)
         for message in done:
             message.is_recorded = message.run_id in written
             if message.outcome is not None and not message.is_recorded:
@@ -282,10 +283,10 @@ class Recorder(threading.Thread):
         """How long to wait when nothing comes."""
         if self._unwritten or self._stopping.is_set():
             return 0
-        if self._free() > 0:
-            if self._lanes or self._waiting:
+        if (free := self._free()) > 0:
+            if self._waiting or self._lanes.room(free):
                 return 0
-            if self._is_dry:
+            if self._is_dry and not self._lanes:
                 return max(0.0, min(IDLE_SECONDS, self._looked_at + LOOK_SECONDS - time.monotonic()))
         return IDLE_SECONDS
 
@@ -326,12 +327,13 @@ class Recorder(threading.Thread):
         """The messages and the lanes to claim from, the most urgent first and no more than can start; duplicates of what is held."""
         self._turns += 1
         free = self._free()
-        if free > 0 and self._lanes and self._waiting:
-            held_first = (self._lanes.most_urgent() or (0, 0)) < self._waiting.most_urgent()
-            if held_first is not (self._turns % OTHER_WAY_EVERY == 0):
-                return {}, self._lanes.choose(free), []
-        wanted, duplicates = self._waiting.take(free, self._held)
-        return wanted, self._lanes.choose(free - len(wanted)), duplicates
+        other_way = self._turns % OTHER_WAY_EVERY == 0
+        held_first = self._lanes.most_urgent() if free > 0 and self._waiting else None
+        lanes = []
+        if held_first is not None and (held_first < self._waiting.most_urgent()) is not other_way:
+            lanes = self._lanes.choose(free)
+        wanted, duplicates = self._waiting.take(free - sum(lane.wanted for lane in lanes), self._held)
+        return wanted, lanes or self._lanes.choose(free - len(wanted)), duplicates
 
     def _give_back_if_busy(self) -> None:
         """A process whose threads stay busy keeps no message that an idle one could start."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from runs.held import HeldRuns
+import pytest
+
+from runs.held import GUEST_SECONDS, HeldRuns, kept_free
 from storage.outcomes import Claim, HeldLane
 from storage.postgres import BEFORE_ANY_ID
 
@@ -75,6 +77,54 @@ def test_a_lone_tenant_gets_every_thread() -> None:
     assert [turn(held, backlog, 8) for _ in range(3)] == [8, 8, 4]
     assert not held  # it gave less than was wanted
     assert turn(held, backlog, 8) == 0
+
+
+def message_claim(tenant: str, queue: str = "default") -> Claim:
+    return Claim("m", tenant, None, "noop", queue, {}, 1, 1, 1, None, None, None)
+
+
+def test_a_thread_is_kept_free_while_guests_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("runs.held.time.monotonic", lambda: now[0])
+    backlog = Backlog(noisy=1000)
+    held = HeldRuns(backlog.lanes, kept_free=1)
+    held.look()
+    assert turn(held, backlog, 8) == 8
+    held.met([message_claim("guest")])
+    assert [held.room(1), turn(held, backlog, 8), turn(held, backlog, 1)] == [0, 7, 0]
+    now[0] += GUEST_SECONDS + 0.1
+    assert [held.room(1), turn(held, backlog, 8)] == [1, 8]
+
+
+def test_who_has_a_backlog_is_no_guest() -> None:
+    backlog = Backlog(noisy=1000)
+    held = HeldRuns(backlog.lanes, kept_free=1)
+    held.met([message_claim("noisy")])  # before anybody knew
+    held.look()
+    held.met([message_claim("noisy")])
+    assert turn(held, backlog, 8) == 8
+    backlog.left.clear()
+    held.look()  # nothing of it is held now, its last messages are still coming
+    held.met([message_claim("noisy")])
+    backlog.left["noisy"] = 10
+    held.look()
+    assert turn(held, backlog, 8) == 8
+
+
+def test_no_thread_is_kept_from_what_is_more_urgent() -> None:
+    backlog = Backlog(noisy=1000)
+    backlog.queue_of["noisy"] = "sync"
+    held = HeldRuns(backlog.lanes, kept_free=1)
+    held.look()
+    held.met([message_claim("guest", "low_priority")])
+    assert turn(held, backlog, 8) == 8
+    held.met([message_claim("guest", "sync")])
+    assert turn(held, backlog, 8) == 7
+
+
+def test_of_a_few_threads_none_is_kept_free() -> None:
+    assert [kept_free(threads, 0) for threads in (1, 3, 4, 16)] == [0, 0, 1, 1]
+    assert kept_free(8, claim_ahead=8) == 9  # nothing is claimed ahead for a backlog while guests come
 
 
 def test_the_more_urgent_queue_goes_first() -> None:

@@ -25,6 +25,7 @@ from runs.retry import succeeded
 from storage.dispatch import Publishable
 from storage.lives import LostRun
 from storage.outcomes import Claim, HeldLane, Outcome, OwnRun
+from storage.postgres import BEFORE_ANY_ID
 from storage.record import open_record
 from storage.states import Ending
 from tests.unit.conftest import House
@@ -320,3 +321,32 @@ def test_after_a_hard_limit_a_run_waits_as_its_task_says_and_as_its_queue_where_
     dramatiq.set_broker(house.broker)
     assert wait_of("fail") == pytest.approx(0.05, rel=0.2)
     assert [wait_of("add"), wait_of("of a later version")] == pytest.approx([60, 60], rel=0.2)
+
+
+def test_a_backlog_leaves_a_thread_to_a_guest_and_waits_for_it_without_turning(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = Recording(house, monkeypatch, threads=4)
+    acme, globex = house.people.acme, house.people.globex
+    for _ in range(10):
+        house.set_run(house.enqueue(house.toys.add, x=1), publish_at=None)
+    recording.lanes = [HeldLane("default", acme.tenant_id, house.run(house.enqueue(house.toys.add, x=1)).priority, BEFORE_ANY_ID)]
+
+    def guest() -> str:
+        run_id = house.enqueue(house.toys.add, x=2, identity=globex)
+        body = recording.encoder.pack(Envelope(run_id, "add", "default", globex.tenant_id))
+        recording.recorder.offer(Delivery(body, "default", recording.consumer, None))
+        return run_id
+
+    recording.recorder.held_runs_wait()
+    recording.recorder.turn()
+    assert len(recording.started) == 4
+    first = guest()
+    recording.finish(recording.started[0])
+    recording.recorder.turn()
+    assert recording.started[4].run_id == first
+    recording.finish(recording.started[1])
+    recording.recorder.turn()
+    assert len(recording.started) == 5
+    assert recording.recorder._patience() > 0
+    second = guest()
+    recording.recorder.turn()
+    assert recording.started[5].run_id == second
