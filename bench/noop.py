@@ -1,5 +1,5 @@
 # ruff: noqa: ARG001  (the arguments travel; nothing is done with them)
-"""Tasks that only tell when they were started, in Mailroom's own processes: `python -m bench.noop worker|api|fill|singles|trickle ...`.
+"""Tasks that only tell when they were started, in Mailroom's own processes: `python -m bench.noop workers|api|fill|singles|trickle ...`.
 
 The last three take a tenant's id and go on as in bench/peers/produce.py. BENCH_QUEUES: of how many queues there is a task.
 """
@@ -90,11 +90,11 @@ def produce(word: str, tenant_id: str, words: list[str]) -> object:
 def main(words: list[str]) -> int:
     """One process."""
     declare_idle_tasks(int(os.environ.get("BENCH_QUEUES", "1")))
-    if words[0] == "worker":
-        from cli import worker_process
+    if words[0] == "workers":
+        from cli import workers
 
-        sys.argv = ["worker", *words[1:]]
-        return worker_process.main()
+        sys.argv = words
+        return workers.main()
     if words[0] == "api":
         from cli import api_process
 

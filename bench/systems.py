@@ -123,7 +123,7 @@ class Mailroom:
         self.bench.marks.clear()
 
     def start(self, processes: int, threads: int, queues: int) -> list[Program]:
-        """As `./manage.py worker` would, without its supervisor."""
+        """As `./manage.py worker` does."""
         return self.bench.workers(processes, threads, BENCH_QUEUES=str(queues), **self.settings)
 
     def produce(self, word: str, *words: str) -> dict[str, Any]:

@@ -60,11 +60,11 @@ class Workbench:
         return self.installation.start_command([sys.executable, "-m", "bench.noop", *words], name=name, LOG_LEVEL="WARNING", **settings)
 
     def workers(self, processes: int = PROCESSES, threads: int = THREADS, **settings: str) -> list[Program]:
-        """Worker processes; returns when each has said that it lives."""
+        """What keeps so many worker processes alive; returns when each has said that it lives."""
         before = self._alive()
-        started = [self.noop("worker", "--threads", str(threads), name="worker", **settings) for _ in range(processes)]
+        started = self.noop("workers", f"--processes={processes}", f"--threads={threads}", name="workers", **settings)
         eventually(lambda: self._alive() == before + processes, "the workers live", 30)
-        return started
+        return [started]
 
     def database_of(self, name: str) -> str:
         """A peer's own database, made on first use; its URL as libpq reads it."""

@@ -63,20 +63,13 @@ def worker(
     queues: Annotated[list[str] | None, typer.Option("--queues", "-Q", help="Only these queues; repeat or separate by commas.")] = None,
 ) -> None:
     """Run worker processes and keep them alive, each on its own."""
-    from cli.processes import check_before_start, split_queues, start_logging
-    from cli.stack import workers
-    from cli.supervisor import Supervisor
+    from cli.processes import split_queues, start_logging
 
     settings = get_settings()
-    settings = settings.model_copy(update={"worker_processes": processes or settings.worker_processes})
     split_queues(queues or [])
     start_logging(settings)
-    check_before_start(settings)
-    arguments = ["--threads", str(threads or settings.worker_threads), *(f"--queues={name}" for name in queues or [])]
-    supervisor = Supervisor(workers(settings, environment(), None, *arguments))
-    supervisor.handle_signals()
-    supervisor.start()
-    supervisor.run()
+    numbers = [f"--processes={processes or settings.worker_processes}", f"--threads={threads or settings.worker_threads}"]
+    _become("workers", *numbers, *(f"--queues={name}" for name in queues or []))
 
 
 def scheduler() -> None:
@@ -131,10 +124,10 @@ def in_force(settings: Settings) -> dict[str, Any]:
     return facts
 
 
-def _become(process: str) -> None:
+def _become(process: str, *arguments: str) -> None:
     """Checks first, then replaces this process: one process fewer, and signals reach the right one."""
     from cli.processes import check_before_start, command
 
     check_before_start(get_settings())
-    words = command(process)
+    words = command(process, *arguments)
     os.execve(words[0], words, environment())  # noqa: S606  (our own interpreter)

@@ -39,4 +39,5 @@ def stop_signal() -> Told:
     told = Told()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda _number, _frame: told.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # one that came before is heard now (cli/forked.py)
     return told

@@ -31,20 +31,13 @@ def stack(settings: Settings, changes: Mapping[str, str], listening: socket.sock
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     child_environment = environment(**changes)
     children = [valkey(settings, logs / "valkey.log")] if settings.uses_embedded_broker else []
-    children += workers(settings, child_environment, logs / "worker.log")
+    grace = settings.stop_grace + 10  # it gives its processes five seconds less before it kills them
+    children.append(Child("workers", command("workers"), child_environment, log=logs / "worker.log", grace=grace))
     children.append(Child("scheduler", command("scheduler_process"), child_environment, log=logs / "scheduler.log"))
     inherited = (listening,) if listening is not None else ()
     api = command("api_process", *(f"--fd={each.fileno()}" for each in inherited))
     children.append(Child("api", api, child_environment, log=logs / "api.log", inherited=inherited))
     return children
-
-
-def workers(settings: Settings, child_environment: Mapping[str, str], log: Path | None = None, *arguments: str) -> list[Child]:
-    """The worker processes. Each has its grace and a little more before it is killed."""
-    return [
-        Child(f"worker-{number}", command("worker_process", *arguments), child_environment, log=log, grace=settings.stop_grace + 5)
-        for number in range(1, settings.worker_processes + 1)
-    ]
 
 
 def local_keys(data_dir: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ so that nothing is left behind.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli.forked import Forked, die_with
 from cli.signals import STOP_SIGNALS, Told
 from core.logging import get_logger
 from core.settings import ROOT
@@ -25,24 +25,26 @@ log = get_logger(__name__)
 POLL_SECONDS = 0.1
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 STEADY_SECONDS = 30.0
-PR_SET_PDEATHSIG = 1
 RETIRED = 75
 """The exit code of a process that wants to be replaced (EX_TEMPFAIL; runs/life.py)."""
-_prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)  # Linux only; elsewhere the supervisor's own TERM has to do
 
 
 @dataclass
 class Child:
-    """One supervised process. `log` is where its output goes (None: with ours); `grace` how long TERM may take, in seconds;
-    `inherited` the sockets it gets besides; held here, because they must be open at every restart."""
+    """One supervised process: a command, or `main`, for which this process is forked.
+
+    `log` is where a command's output goes (None: with ours); `grace` how long TERM may take, in seconds; `inherited` the sockets it
+    gets besides; held here, because they must be open at every restart.
+    """
 
     name: str
-    command: Sequence[str]
-    environment: Mapping[str, str]
+    command: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    main: Callable[[], int] | None = None
     log: Path | None = None
     grace: float = 10.0
     inherited: tuple[socket.socket, ...] = ()
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
     started_at: float = 0.0
     restarts: int = 0
     backoff: float = FIRST_BACKOFF
@@ -50,34 +52,36 @@ class Child:
 
     def spawn(self) -> None:
         """Starts the process."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a Ctrl-C between the fork and our knowing of it would lose the child
+        try:
+            self.process = Forked(self.main) if self.main is not None else self._executed()
+        finally:
+            self.started_at = time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _executed(self) -> subprocess.Popen[bytes]:
         output = self.log.open("ab") if self.log is not None else None
         parent = os.getpid()
 
-        def die_with_parent() -> None:
+        def prepare() -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-            if _prctl is not None:
-                _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-                if os.getppid() != parent:  # it died before we asked
-                    os._exit(1)
+            die_with(parent)
 
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a Ctrl-C between the fork and our knowing of it would lose the child
         try:
-            self.process = subprocess.Popen(  # noqa: S603  (our own commands)
+            return subprocess.Popen(  # noqa: S603  (our own commands)
                 self.command,
                 cwd=ROOT,
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output or sys.stderr,
                 stderr=output or sys.stderr,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  (a system call and a comparison; no lock is taken)
+                preexec_fn=prepare,  # noqa: PLW1509  (a system call and a comparison; no lock is taken)
                 pass_fds=[each.fileno() for each in self.inherited],
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops in order
             )
         finally:
             if output is not None:
                 output.close()
-            self.started_at = time.monotonic()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     @property
     def is_alive(self) -> bool:

@@ -1,4 +1,4 @@
-"""One worker process: `python -m cli.worker_process`. Started by `./manage.py worker`, which keeps it alive."""
+"""One worker process, forked by cli/workers.py, which keeps it alive; alone as `python -m cli.worker_process`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,20 @@ LEAVING_SECONDS = 0.8
 
 
 def main() -> int:
-    """Runs until SIGTERM, or until it is to be replaced; then finishes or hands back every run within STOP_GRACE."""
-    told_to_stop = stop_signal()  # before the first run can be claimed: a default SIGTERM would take it down with the process
+    """One without a supervisor."""
     settings = get_settings()
     parser = argparse.ArgumentParser(prog="worker")
     parser.add_argument("--threads", type=int, default=settings.worker_threads)
     parser.add_argument("--queues", action="append", default=[])
     options = parser.parse_args()
     start_logging(settings)
+    return serve(options.threads, split_queues(options.queues))
+
+
+def serve(threads: int, queues: set[str] | None) -> int:
+    """Runs until SIGTERM, or until it is to be replaced; then finishes or hands back every run within STOP_GRACE. The exit code."""
+    told_to_stop = stop_signal()  # before the first run can be claimed: a default SIGTERM would take it down with the process
+    settings = get_settings()
 
     import dramatiq
 
@@ -47,7 +53,7 @@ def main() -> int:
         told_to_stop.set()
 
     actors.broker.on_retire = retire
-    worker = dramatiq.Worker(actors.broker, queues=split_queues(options.queues), worker_threads=options.threads)
+    worker = dramatiq.Worker(actors.broker, queues=queues, worker_threads=threads)
     keep_watchdog_quiet()  # before the first run can start
     watchdog = Housekeeper((keep_watchdog_quiet, KEEP_QUIET_SECONDS))
     watchdog.start()

@@ -172,7 +172,7 @@ def test_up_runs_everything_and_stops_everything(
         run_id = acme.enqueue("/api/email/send", {"email_client_id": client_id, "to": ["bob@globex.example"]})
         assert acme.ended(run_id)["state"] == "SUCCESS"
         tree = process_tree(program.pid)
-        assert len(tree) == 5
+        assert len(tree) == 6  # this, the API, the scheduler, and what keeps two worker processes
         program.send(signal.SIGTERM)
         assert program.wait(60) == 0
         assert gone(tree, timeout=15)

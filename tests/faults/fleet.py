@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Iterator
 
+from cli.processes import start_logging
 from core.errors import UnavailableError
-from core.settings import environment, get_settings
+from core.settings import get_settings
 from core.tenancy import Identity, acting_as
 
 BATCH = 10
@@ -39,18 +40,13 @@ def api() -> int:
 
 
 def fleet(processes: int) -> int:
-    """Mailroom's own supervisor over such workers."""
-    from cli.processes import start_logging
-    from cli.supervisor import Child, Supervisor
+    """Such workers, forked and kept alive as `./manage.py worker` does."""
+    from cli import workers
+    from cli.worker_process import serve
 
     start_logging(get_settings())
-    command = [sys.executable, "-m", "tests.faults.fleet", "worker"]
-    grace = get_settings().stop_grace + 10
-    supervisor = Supervisor([Child(f"worker-{number}", command, environment(), grace=grace) for number in range(processes)])
-    supervisor.handle_signals()
-    supervisor.start()
-    supervisor.run()
-    return 0
+    _prepare()
+    return workers.keep_alive(processes, lambda: serve(get_settings().worker_threads, None))
 
 
 def produce(first: int, number: int, seconds: float, tenants: list[str]) -> int:
@@ -58,7 +54,6 @@ def produce(first: int, number: int, seconds: float, tenants: list[str]) -> int:
 
     A transaction that finds no database is tried again with the same keys, as a careful caller does.
     """
-    from cli.processes import start_logging
     from runs.enqueue import enqueue
     from storage.engine import session_scope
     from tests.faults.chores import CHORES, actors

@@ -186,24 +186,11 @@ def test_a_single_process_replaces_the_command(invoke: Invoke, migrated: Setting
     assert "PATH" in environment
 
 
-def test_the_worker_command_supervises_what_it_was_told(invoke: Invoke, migrated: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    supervised: list[Any] = []
-
-    class NoSupervisor:
-        def __init__(self, children: list[Any]) -> None:
-            supervised.extend(children)
-
-        def handle_signals(self) -> None: ...
-
-        def start(self) -> None: ...
-
-        def run(self) -> None: ...
-
-    monkeypatch.setattr("cli.supervisor.Supervisor", NoSupervisor)
+def test_the_worker_command_becomes_the_workers_it_was_told_of(invoke: Invoke, migrated: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr("cli.services.os.execve", lambda _program, words, _environment: became.append(words))
     assert invoke("worker", "-p", "3", "-t", "5", "-Q", "sync,send").exit_code == 0
-    assert [child.name for child in supervised] == ["worker-1", "worker-2", "worker-3"]
-    assert {tuple(child.command[1:]) for child in supervised} == {("-m", "cli.worker_process", "--threads", "5", "--queues=sync,send")}
-    assert {child.grace for child in supervised} == {35.0}
+    assert became[0][1:] == ["-m", "cli.workers", "--processes=3", "--threads=5", "--queues=sync,send"]
 
 
 # the stack
@@ -212,8 +199,8 @@ def test_the_worker_command_supervises_what_it_was_told(invoke: Invoke, migrated
 def test_the_stack_brings_its_own_broker_only_where_none_is_configured(tmp_path: Path) -> None:
     own = fixed_settings(tmp_path, worker_processes=2)
     configured = fixed_settings(tmp_path, worker_processes=1, redis_url=SecretStr("redis://127.0.0.1:1/0"))
-    assert [child.name for child in stack.stack(own, {})] == ["valkey", "worker-1", "worker-2", "scheduler", "api"]
-    assert [child.name for child in stack.stack(configured, {"API_PORT": "9"})] == ["worker-1", "scheduler", "api"]
+    assert [child.name for child in stack.stack(own, {})] == ["valkey", "workers", "scheduler", "api"]
+    assert [child.name for child in stack.stack(configured, {"API_PORT": "9"})] == ["workers", "scheduler", "api"]
     assert stack.stack(configured, {"API_PORT": "9"})[-1].environment["API_PORT"] == "9"
 
 
