@@ -68,10 +68,14 @@ class StartedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """What stands around a run: the runs before and behind it in its chain, its group, and the group that it follows."""
+    """What stands around a run: the runs before and behind it in its chain, its group, and the group that it follows.
+
+    `has_more`: more follow it than are told.
+    """
 
     before: list[TaskRun]
     behind: list[TaskRun]
+    has_more: bool
     group: GroupSummary | None
     follows: GroupSummary | None
 
@@ -268,14 +272,17 @@ def get_neighbours(session: Session, run: TaskRun) -> Neighbours:
     """At most NEIGHBOURS before and behind the run."""
     groups = Groups(session)
     before = groups.before(run, NEIGHBOURS) if run.after_run_id is not None else []
-    return Neighbours(before, groups.behind(run, NEIGHBOURS), _group(groups, run.group_id), _group(groups, run.after_group_id))
+    behind = groups.behind(run, NEIGHBOURS + 1)
+    more = len(behind) > NEIGHBOURS
+    return Neighbours(before, behind[:NEIGHBOURS], more, find_group(session, run.group_id), find_group(session, run.after_group_id))
 
 
-def _group(groups: Groups, group_id: str | None) -> GroupSummary | None:
+def find_group(session: Session, group_id: str | None) -> GroupSummary | None:
+    """None where there is none, or none any more."""
     if group_id is None:
         return None
-    with suppress(NotFoundError):  # its members are forgotten by now
-        return groups.summary(group_id)
+    with suppress(NotFoundError):
+        return Groups(session).summary(group_id)
     return None
 
 

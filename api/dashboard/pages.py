@@ -21,6 +21,7 @@ from api.routes.controls import pause_queue, resume_queue
 from api.routes.schedules import pause_schedule, resume_schedule, run_schedule
 from brokers.queues import Queue
 from runs.control import replay, revoke
+from runs.groups import revoke_group
 from runs.registry import task_names
 from runs.sweep import count_dead, purge_dead_letters, replay_dead_letters
 
@@ -116,6 +117,12 @@ def terminate_run(run_id: str, viewer: ViewerNow) -> Response:
 def replay_run(run_id: str, viewer: ViewerNow) -> Response:
     """Gives a failed or revoked run a full set of attempts."""
     return _changed(viewer, partial(replay, run_id=run_id), f"/runs/{run_id}")
+
+
+@pages.post("/groups/revoke", dependencies=[FromHere])
+def end_group(viewer: ViewerNow, group: Annotated[str, Form(max_length=36)]) -> Response:
+    """Ends a group or a chain as a whole."""
+    return _changed(viewer, partial(revoke_group, group_id=group), f"/?group={group}")
 
 
 @pages.post("/queues/pause", dependencies=[FromHere])
