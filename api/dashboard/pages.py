@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.staticfiles import StaticFiles
 
 from api.auth import refused
-from api.dashboard import letters, live, messages, regions
+from api.dashboard import letters, live, messages, regions, webhooks
 from api.dashboard.sessions import FromHere, FromLogin, PageRoute, Viewer, ViewerNow, close_session, login_token, open_session, resume
 from api.dashboard.templating import page, render, stream_of, tenants_of
 from api.problems import Problem
@@ -44,7 +44,7 @@ def install(app: FastAPI) -> None:
     """Adds the dashboard to the application."""
     app.state.looks = {}
     app.state.error_page = error_page
-    for router in (public, pages, letters.router, messages.router, live.router):
+    for router in (public, pages, letters.router, messages.router, webhooks.router, live.router):
         app.include_router(router)
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"), name="static")
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
-from api.dashboard import words
+from api.dashboard import webhooks, words
 from api.dashboard.sessions import Viewer
 from api.dashboard.templating import render
 from api.health import health_of
@@ -184,6 +184,7 @@ PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {
     "outbox": outbox,
     "schedules": schedules,
     "health": health,
+    "webhooks": webhooks.region,
 }
 
 

@@ -6,11 +6,13 @@ import json
 import re
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from core.clock import now
 from core.logging import SECRET_NAMES, safe_text
 from runs.control import revoke_requested
 from runs.current import MASK
+from storage.event_types import EVENTS
 from storage.models import TaskAttempt, TaskRun
 from storage.states import Ending, OutboundStatus, State, WaitingFor
 
@@ -46,6 +48,12 @@ MAIL_WORDS = {
     OutboundStatus.CANCELLED: ("Cancelled", "REVOKED"),
 }
 """Status of a mail to the word people use and the state of a run that looks like it."""
+DELIVERY_WORDS = {
+    "pending": ("Waiting", State.PENDING),
+    "delivered": ("Delivered", State.SUCCESS),
+    "failed": ("Failed", State.FAILURE),
+    "cancelled": ("Cancelled", State.REVOKED),
+}
 CATCH_UP = {"skip": "are let go", "once": "one run for all", "all": "a run for each"}
 OVERLAP = {"skip": "not while its run goes on", "queue": "waits for its run to end"}
 COMPONENTS = {
@@ -69,6 +77,27 @@ def state_word(state: str) -> str:
 def mail_word(status: str) -> tuple[str, str]:
     """The word for a mail's status, and which state's sign it gets."""
     return MAIL_WORDS.get(OutboundStatus(status), (status, "PENDING"))
+
+
+def delivery_word(status: str, attempts: int) -> tuple[str, str]:
+    """The word for a webhook's delivery, and which state's sign it gets."""
+    if status == "pending" and attempts:
+        return "Retrying", State.RETRY
+    return DELIVERY_WORDS.get(status, (status, State.PENDING))
+
+
+def endpoint(url: str, *, in_full: bool) -> str:
+    """Where to, without a login or a query, which may be secrets; not in full: the host alone, for a path may be one, too."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{host}{parts.path.rstrip('/')}" if in_full else host
+
+
+def told_of(events: list[str]) -> str:
+    """Which events a webhook wants, in short."""
+    if len(events) == len(EVENTS):
+        return "everything"
+    return ", ".join(events[:3]) + (f" and {len(events) - 3} more" if len(events) > 3 else "")
 
 
 def addressees(text: str, *, in_full: bool) -> str:
