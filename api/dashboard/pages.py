@@ -33,8 +33,10 @@ Narrowing = Annotated[str, Form(max_length=200)]
 STATES = ("pending", "started", "retry", "success", "failure", "revoked")
 
 
-def _chosen(queue: Narrowing = "", task: Narrowing = "", reason: Narrowing = "", tenant: Narrowing = "") -> regions.Filters:
-    return regions.Filters(queue=queue, task=task, reason=reason, tenant=tenant)
+def _chosen(
+    queue: Narrowing = "", task: Narrowing = "", reason: Narrowing = "", tenant: Narrowing = "", group: Narrowing = ""
+) -> regions.Filters:
+    return regions.Filters(queue=queue, task=task, reason=reason, tenant=tenant, group=group)
 
 
 Chosen = Annotated[regions.Filters, Depends(_chosen)]

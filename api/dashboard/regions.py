@@ -74,7 +74,9 @@ class Filters:
 
     def for_letters(self) -> RunFilter:
         """Those of them that narrow dead letters."""
-        return RunFilter((), self.queue or None, self.task or None, None, dead_letters_only=True, reason=self.reason or None)
+        return RunFilter(
+            (), self.queue or None, self.task or None, None, dead_letters_only=True, reason=self.reason or None, group_id=self.group or None
+        )
 
     def for_runs(self) -> RunFilter:
         """As the repository takes it; the tenant is the session's own."""

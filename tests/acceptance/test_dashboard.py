@@ -190,8 +190,6 @@ def test_a_group_is_looked_at_and_revoked_and_a_webhook_tested(world: World, vis
     page.get_by_role("link", name="Webhooks", exact=True).click()
     page.get_by_role("button", name="Test hooks.example/in").click()
     expect(page.get_by_text("webhook.test")).to_be_visible()
-    page.get_by_role("button", name="Disable hooks.example/in").click()
-    expect(page.get_by_text("Somebody switched it off.")).to_be_visible()
     navigation = page.get_by_role("navigation", name="Pages").evaluate("element => element.scrollWidth - element.clientWidth")
     assert navigation == 0  # every word can be read, at any width
 

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from api.dashboard import webhooks, words
+from core.clock import now
 from core.ids import new_id
 from storage.event_types import EVENTS
 from storage.models import TaskRun, Webhook, WebhookDelivery
@@ -84,6 +85,19 @@ def test_the_list_is_narrowed_to_a_group_that_can_be_revoked(world: World) -> No
     assert "There is no group with this id." in text(world, f"/?group={theirs['groupId']}")
     assert press(world, "/groups/revoke", group=theirs["groupId"]).status_code == 404
     assert form(world, "/groups/revoke", group=made["groupId"]).status_code == 403  # without the session's token
+
+
+def test_the_dead_letters_of_a_group_alone_are_replayed(world: World) -> None:
+    made, other = make_group(world, ADD, ADD), world.add()
+    dead = ids(made["items"])[0]
+    set_all(world, [dead, other], "FAILURE", dead_lettered_at=now())
+    log_in(world)
+    shown = text(world, f"/dead-letters?group={made['groupId']}")
+    assert dead in shown
+    assert other not in shown
+    press(world, "/dead-letters/replay", group=made["groupId"], expect="1")
+    with world.system() as session:
+        assert [session.get_one(TaskRun, run_id).state for run_id in (dead, other)] == ["PENDING", "FAILURE"]
 
 
 # Webhooks.
