@@ -115,21 +115,22 @@ def _check(session: Session, steps: Sequence[Step], after: str | None) -> None:
 
 def _record_members(session: Session, chains: list[list[Step]], group_id: str, after: str | None) -> list[str]:
     ids = iter(sorted(new_id() for steps in chains for _ in steps))  # their order is the members', for whoever reads the results
-    alike: dict[Call[Any, Any], list[tuple[str, dict[str, Any]]]] = {}
+    alike: dict[tuple[Call[Any, Any], bool], list[tuple[str, Step, str | None]]] = {}
     run_ids = []
     for steps in chains:
         previous = after
         for step in steps:
             run_id = next(ids)
-            call = replace(step.call, group=group_id, after=previous)
-            if call.is_for_one or len(steps) > 1:
-                run_id = _record_new(session, step, replace(call, run_id=run_id))
+            if step.call.is_for_one:
+                _record_new(session, step, replace(step.call, group=group_id, after=previous, run_id=run_id))
             else:
-                alike.setdefault(call, []).append((run_id, step.arguments))
+                alike.setdefault((step.call, previous is not None), []).append((run_id, step, previous))
             run_ids.append(run_id)
             previous = run_id
-    for call, several in alike.items():
-        record_many(session, call, [arguments for _, arguments in several], [run_id for run_id, _ in several])
+    for (call, _), several in alike.items():
+        followed = [previous for _, _, previous in several if previous is not None]  # all of them, or none
+        member = replace(call, group=group_id, after=next(iter(followed), None))
+        record_many(session, member, [step.arguments for _, step, _ in several], [run_id for run_id, _, _ in several], followed)
     return run_ids
 
 

@@ -33,6 +33,7 @@ from storage.repositories.runs import RunFilter, TaskRuns
 from storage.states import State
 from tests.conformance.conftest import World
 from tests.conformance.following import Following
+from tests.conformance.test_groups import counted
 from tests.conformance.wires import RedisWire, Wire
 from tests.servers.redis import Redis
 from tests.toys import Record, together, wait_until
@@ -124,6 +125,21 @@ def test_a_group_of_thousands_is_started_in_few_statements_and_revoked_in_batche
     newest = acting(record, lambda session: TaskRuns(session).page(RunFilter(group_id=made.id), limit=3))
     assert [run.args["x"] for run in newest] == [2_499, 2_498, 2_497]
     assert acting(record, partial(revoke_group, group_id=made.id)).revoked == 2_501
+
+
+def test_the_steps_of_many_chains_follow_each_other_each_in_its_own(record: Record, world: World) -> None:
+    chains = [[add(f"members.{number}.{step}", 10 * number + step) for step in range(3)] for number in range(40)]
+    chains[7][1] = add("members.7.1", 71, unique_key="alone")  # one of them is recorded by itself
+    with counted(world) as statements:
+        made = acting(record, partial(start_group, members=chains, then=add("then", 999)))
+    assert len(statements) < 20
+    rows = {run.id: run for run in _all(record)}
+    for number, runs in enumerate(made.members):
+        first, second, third = (rows[each.run_id] for each in runs)
+        assert [run.args["x"] for run in (first, second, third)] == [10 * number, 10 * number + 1, 10 * number + 2]
+        assert [run.after_run_id for run in (first, second, third)] == [None, first.id, second.id]
+        assert [run.waiting_for for run in (first, second, third)] == ["queue", "run", "run"]
+        assert {run.group_id for run in (first, second, third)} == {made.id}
 
 
 ATTEMPTS: dict[str, Callable[[Session, str, TaskRun], object]] = {
