@@ -15,6 +15,7 @@ from runs.task import task
 from runs.webhooks.posting import post
 from runs.webhooks.signature import headers_of
 from storage.engine import session_scope
+from storage.repositories.requests import RequestKeys
 from storage.repositories.webhooks import BATCH, Deliveries
 
 log = get_logger(__name__)
@@ -61,8 +62,8 @@ def deliver_webhook(delivery_id: str) -> DeliveryResult:
 
 @task(queue=Queue.PERIODIC, periodic=cron("17 * * * *"), overlap="skip")
 def cleanup_webhook_deliveries() -> CleanupResult:
-    """Delete old deliveries in batches, and see to those whose run was lost."""
-    deleted = found = BATCH
+    """Delete old deliveries and the keys of old requests in batches, and see to deliveries whose run was lost."""
+    found = keys = BATCH
     with session_scope(system=True) as session:
         restarted = Deliveries(session).adopt_lost()
     deleted = 0
@@ -70,4 +71,7 @@ def cleanup_webhook_deliveries() -> CleanupResult:
         with session_scope(system=True) as session:
             found = Deliveries(session).forget_old(get_settings().history_days)
         deleted += found
+    while keys == BATCH:
+        with session_scope(system=True) as session:
+            keys = RequestKeys(session).forget_old(get_settings().history_days)
     return CleanupResult(status="success", deleted_count=deleted, restarted_count=restarted)

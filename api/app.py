@@ -20,11 +20,13 @@ from api.limits import BodyLimit
 from api.routes import (
     attachments,
     batches,
+    chains,
     clients,
     controls,
     dkim_keys,
     email,
     events,
+    groups,
     health,
     mail_settings,
     mail_templates,
@@ -43,7 +45,7 @@ from core.settings import Settings, get_settings
 from storage.engine import get_engine, make_engine
 
 LARGEST_BODY = 2**20
-LARGEST_BODIES = {attachments.PATH: attachments.LARGEST + attachments.ENVELOPE, batches.PATH: batches.LARGEST}
+LARGEST_BODIES = {attachments.PATH: attachments.LARGEST + attachments.ENVELOPE, batches.PATH: batches.LARGEST, groups.PATH: groups.LARGEST}
 ROUTERS = (
     health.router,
     health.private,
@@ -51,6 +53,8 @@ ROUTERS = (
     sweeps.router,
     events.router,
     tasks.router,
+    groups.router,
+    chains.router,
     clients.router,
     attachments.router,
     email.router,

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import client, faults, mail, operations, quality, quickstart, runs, services, tenants, webhooks
+from cli import client, faults, groups, mail, operations, quality, quickstart, runs, services, tenants, webhooks
 from core.errors import MailroomError, NotFoundError, UnavailableError
 
 OK, FAILED, USAGE, NOT_FOUND, UNHEALTHY, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -20,7 +20,7 @@ app = typer.Typer(
 
 # Each module adds its commands; what is slow to import, it imports inside them.
 app.callback()(client.choose)
-for module in (quickstart, services, tenants, runs, operations, mail, webhooks, quality, faults):
+for module in (quickstart, services, tenants, runs, groups, operations, mail, webhooks, quality, faults):
     module.register(app)
 
 

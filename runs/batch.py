@@ -50,7 +50,7 @@ def enqueue_batch(session: Session, items: Sequence[Item]) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
     together: dict[bytes, list[int]] = {}
     calls: dict[bytes, Call[Any, Any]] = {}
-    resources = _KnownResources(session)
+    resources = KnownResources(session)
     for place, item in enumerate(items):
         try:
             call = call_of(_task(item.task), item.arguments, item.options, item.idempotency_key)
@@ -89,8 +89,8 @@ def _several(session: Session, call: Call[Any, Any], arguments: list[dict[str, A
     return [Enqueued(run_id, call.task.queue_name, State.PENDING) for run_id in ids]
 
 
-class _KnownResources:
-    """Looks up each id once."""
+class KnownResources:
+    """Looks up each id that arguments name once."""
 
     def __init__(self, session: Session) -> None:
         self._resources = Resources(session)

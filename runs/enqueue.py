@@ -86,19 +86,27 @@ def enqueue_many(session: Session, what: Task[P, R] | Call[P, R], many: Sequence
     return record_many(session, call, many)
 
 
-def record_many(session: Session, call: Call[Any, Any], many: Sequence[dict[str, Any]], ids: Sequence[str] = ()) -> list[str]:
-    """`enqueue_many`, with ids of the caller's own, and without a look at what the runs are to follow."""
+def record_many(
+    session: Session, call: Call[Any, Any], many: Sequence[dict[str, Any]], ids: Sequence[str] = (), after: Sequence[str] = ()
+) -> list[str]:
+    """`enqueue_many`, with ids of the caller's own, and without a look at what the runs are to follow. `after`: what each of them follows,
+    where that is not the same for all; the call must follow something, too."""
     resources = Resources(session)
     checked = [check_arguments(call.task, arguments) for arguments in many]
     for wanted in {resource for arguments in checked for resource in resources_in(call.task, arguments)}:
         resources.require(*wanted)
-    run_ids = record_checked(session, call, [masked(call.task, arguments) for arguments in checked], ids)
+    run_ids = record_checked(session, call, [masked(call.task, arguments) for arguments in checked], ids, after=after)
     keep_secrets(session, call.task, owner_of(identity_of(session), call)[0], dict(zip(run_ids, checked, strict=True)))
     return run_ids
 
 
 def record_checked(
-    session: Session, call: Call[Any, Any], checked: Sequence[dict[str, Any]], ids: Sequence[str] = (), request_ids: Sequence[str] = ()
+    session: Session,
+    call: Call[Any, Any],
+    checked: Sequence[dict[str, Any]],
+    ids: Sequence[str] = (),
+    request_ids: Sequence[str] = (),
+    after: Sequence[str] = (),
 ) -> list[str]:
     """`record_many` for arguments that were checked, resources too, and that hold no secret."""
     tenant_id, user_id = owner_of(identity_of(session), call)
@@ -108,7 +116,12 @@ def record_checked(
     recorded: dict[int, str] = {}
     for mail_host, places in _by_mail_host(session, call.task, checked).items():
         rows = [
-            NewRow(ids[place] if ids else new_id(), checked[place], request_ids[place] if request_ids else run.request_id)
+            NewRow(
+                ids[place] if ids else new_id(),
+                checked[place],
+                request_ids[place] if request_ids else run.request_id,
+                after[place] if after else None,
+            )
             for place in places
         ]
         part = replace(run, mail_host=mail_host)

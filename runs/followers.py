@@ -29,6 +29,15 @@ Member = Step | Sequence[Step]
 """Of a group: one run, or a chain whose every step must end."""
 
 
+class KeyHeldError(ConflictError):
+    """A live run holds the key of a step that must be a new one."""
+
+    def __init__(self, step: Step) -> None:
+        call = step.call
+        super().__init__(f"Another run of {call.task.actor_name} holds the key {call.unique_key or call.idempotency_key!r}.")
+        self.step = step
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """A group's id, the runs of its members in the order given (of a chain all steps), and the run that follows them."""
@@ -38,16 +47,17 @@ class Group:
     callback_id: str
 
 
-def chain(session: Session, *steps: Step, after: str | None = None) -> list[str]:
+def chain(session: Session, *steps: Step, after: str | None = None, group_id: str | None = None) -> list[str]:
     """Records a run for each step and returns their ids. Each starts once the one before it has succeeded, the first at once or
     after the run that is named.
 
-    The first step may be a live run that holds its unique key. Raises ConflictError if a later one's key is held by a run that
+    The first step may be a live run that holds its unique key. With `group_id` those that are new are members of that group, which is
+    how a chain gets an id. Raises ConflictError if a later one's key is held by a run that
     does not follow the step before it, and what `enqueue` raises.
     """
     _check(session, steps, after)
     with _one_request():
-        return _record_chain(session, steps, after)
+        return _record_chain(session, steps, after, group_id)
 
 
 def group(session: Session, members: Iterable[Member], *, then: Step, after: str | None = None) -> Group:
@@ -61,7 +71,7 @@ def group(session: Session, members: Iterable[Member], *, then: Step, after: str
     group_id = new_id()
     with _one_request():
         run_ids = _record_members(session, chains, group_id, after)
-        callback_id = _record_new(session, replace(then.call, after_group=group_id), then.arguments)
+        callback_id = _record_new(session, then, replace(then.call, after_group=group_id))
     return Group(group_id, run_ids, callback_id)
 
 
@@ -105,31 +115,32 @@ def _check(session: Session, steps: Sequence[Step], after: str | None) -> None:
 
 def _record_members(session: Session, chains: list[list[Step]], group_id: str, after: str | None) -> list[str]:
     ids = iter(sorted(new_id() for steps in chains for _ in steps))  # their order is the members', for whoever reads the results
-    alike: dict[Call[Any, Any], list[tuple[str, dict[str, Any]]]] = {}
+    alike: dict[tuple[Call[Any, Any], bool], list[tuple[str, Step, str | None]]] = {}
     run_ids = []
     for steps in chains:
         previous = after
         for step in steps:
             run_id = next(ids)
-            call = replace(step.call, group=group_id, after=previous)
-            if call.is_for_one or len(steps) > 1:
-                run_id = _record_new(session, replace(call, run_id=run_id), step.arguments)
+            if step.call.is_for_one:
+                _record_new(session, step, replace(step.call, group=group_id, after=previous, run_id=run_id))
             else:
-                alike.setdefault(call, []).append((run_id, step.arguments))
+                alike.setdefault((step.call, previous is not None), []).append((run_id, step, previous))
             run_ids.append(run_id)
             previous = run_id
-    for call, several in alike.items():
-        record_many(session, call, [arguments for _, arguments in several], [run_id for run_id, _ in several])
+    for (call, _), several in alike.items():
+        followed = [previous for _, _, previous in several if previous is not None]  # all of them, or none
+        member = replace(call, group=group_id, after=next(iter(followed), None))
+        record_many(session, member, [step.arguments for _, step, _ in several], [run_id for run_id, _, _ in several], followed)
     return run_ids
 
 
-def _record_chain(session: Session, steps: Sequence[Step], after: str | None) -> list[str]:
+def _record_chain(session: Session, steps: Sequence[Step], after: str | None, group_id: str | None) -> list[str]:
     run_ids: list[str] = []
-    for step in steps:
+    for step, new in zip(steps, sorted(new_id() for _ in steps), strict=True):
         previous = run_ids[-1] if run_ids else after
-        run_id, is_new = record(session, replace(step.call, after=previous), step.arguments)
+        run_id, is_new = record(session, replace(step.call, after=previous, group=group_id, run_id=new), step.arguments)
         if not is_new and previous is not None and not _follows(session, run_id, previous, step.call):
-            raise _held(step.call)
+            raise KeyHeldError(step)
         run_ids.append(run_id)
     return run_ids
 
@@ -138,15 +149,12 @@ def _follows(session: Session, run_id: str, previous: str, call: Call[Any, Any])
     return followers.what_it_follows(session, run_id, owner_of(identity_of(session), call)[0])[0] == previous
 
 
-def _record_new(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) -> str:
-    run_id, is_new = record(session, call, arguments)
+def _record_new(session: Session, step: Step, call: Call[Any, Any]) -> str:
+    """`call` is the step's, at its place."""
+    run_id, is_new = record(session, call, step.arguments)
     if not is_new:
-        raise _held(call)
+        raise KeyHeldError(step)
     return run_id
-
-
-def _held(call: Call[Any, Any]) -> ConflictError:
-    return ConflictError(f"Another run of {call.task.actor_name} holds the key {call.unique_key or call.idempotency_key!r}.")
 
 
 @contextmanager

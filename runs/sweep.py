@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 
 from sqlalchemy.orm import Session
@@ -63,6 +64,12 @@ def revoke_many(session: Session, narrowed: RunFilter, *, expect: int, terminate
     runs, narrowed = ManyRuns(session), _live(narrowed)
     until = runs.database_time()
     _check(runs.count_exactly(narrowed, until), expect)
+    return revoke_live(session, narrowed, until, terminate=terminate)
+
+
+def revoke_live(session: Session, narrowed: RunFilter, until: datetime, *, terminate: bool = False) -> Revoked:
+    """`revoke_many` of what was recorded until then, however many there are."""
+    runs, narrowed = ManyRuns(session), _live(narrowed)
     revoked = marked = 0
     for _ in range(PASSES):
         before = revoked + marked

@@ -137,7 +137,8 @@ def accept_many(connection: Connection, common: dict[str, Any], rows: Sequence[N
         values = {**common, "state": State.PENDING, "attempt": 0, "fence": 0, "waiting_for": lane.waiting_for}
         if part:
             own = [{"id": row.run_id, "args": row.args, "request_id": row.request_id} for row in part]
-            connection.execute(insert(TaskRun).values(**times), [values | each for each in own])
+            after = [{"after_run_id": row.after_run_id} if row.after_run_id is not None else {} for row in part]
+            connection.execute(insert(TaskRun).values(**times), [values | each | what for each, what in zip(own, after, strict=True)])
 
 
 @cache

@@ -87,6 +87,7 @@ class NewRow:
     run_id: str
     args: dict[str, Any]
     request_id: str | None
+    after_run_id: str | None = None  # where not all of them follow the same run
 
 
 @dataclass(slots=True)

@@ -206,7 +206,10 @@ def accept_many(
 ) -> None:
     """See storage/accept.py. Three arrays: the columns in common are sent once."""
     given = {name: value for name, value in common.items() if value is not None}
-    values = ", ".join(f"%({name})s{'::uuid' if name.endswith('_id') else ''}" for name in given)
+    values = {name: f"%({name})s{'::uuid' if name.endswith('_id') else ''}" for name in given}
+    if rows and rows[0].after_run_id is not None:
+        given["after_run_id"] = [row.after_run_id for row in rows]
+        values["after_run_id"] = "(%(after_run_id)s::uuid[])[run.place]"
     parameters = {
         **given,
         "ids": [row.run_id for row in rows],
@@ -216,7 +219,7 @@ def accept_many(
         "room": room,
         "grace": grace,
     }
-    connection.exec_driver_sql(_ACCEPT_MANY.format(columns=", ".join(given), values=values), parameters)
+    connection.exec_driver_sql(_ACCEPT_MANY.format(columns=", ".join(values), values=", ".join(values.values())), parameters)
 
 
 _EXECUTE = "EXECUTE mailroom_turn (%s, %s::uuid[], %s::uuid[], %s, %s::uuid[], %s::text[], %s::uuid[], %s::int[], %s::uuid[], %s::int[])"

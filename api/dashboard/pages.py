@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.staticfiles import StaticFiles
 
 from api.auth import refused
-from api.dashboard import letters, live, messages, regions
+from api.dashboard import letters, live, messages, regions, webhooks
 from api.dashboard.sessions import FromHere, FromLogin, PageRoute, Viewer, ViewerNow, close_session, login_token, open_session, resume
 from api.dashboard.templating import page, render, stream_of, tenants_of
 from api.problems import Problem
@@ -21,6 +21,7 @@ from api.routes.controls import pause_queue, resume_queue
 from api.routes.schedules import pause_schedule, resume_schedule, run_schedule
 from brokers.queues import Queue
 from runs.control import replay, revoke
+from runs.groups import revoke_group
 from runs.registry import task_names
 from runs.sweep import count_dead, purge_dead_letters, replay_dead_letters
 
@@ -32,8 +33,10 @@ Narrowing = Annotated[str, Form(max_length=200)]
 STATES = ("pending", "started", "retry", "success", "failure", "revoked")
 
 
-def _chosen(queue: Narrowing = "", task: Narrowing = "", reason: Narrowing = "", tenant: Narrowing = "") -> regions.Filters:
-    return regions.Filters(queue=queue, task=task, reason=reason, tenant=tenant)
+def _chosen(
+    queue: Narrowing = "", task: Narrowing = "", reason: Narrowing = "", tenant: Narrowing = "", group: Narrowing = ""
+) -> regions.Filters:
+    return regions.Filters(queue=queue, task=task, reason=reason, tenant=tenant, group=group)
 
 
 Chosen = Annotated[regions.Filters, Depends(_chosen)]
@@ -43,7 +46,7 @@ def install(app: FastAPI) -> None:
     """Adds the dashboard to the application."""
     app.state.looks = {}
     app.state.error_page = error_page
-    for router in (public, pages, letters.router, messages.router, live.router):
+    for router in (public, pages, letters.router, messages.router, webhooks.router, live.router):
         app.include_router(router)
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"), name="static")
 
@@ -116,6 +119,12 @@ def terminate_run(run_id: str, viewer: ViewerNow) -> Response:
 def replay_run(run_id: str, viewer: ViewerNow) -> Response:
     """Gives a failed or revoked run a full set of attempts."""
     return _changed(viewer, partial(replay, run_id=run_id), f"/runs/{run_id}")
+
+
+@pages.post("/groups/revoke", dependencies=[FromHere])
+def end_group(viewer: ViewerNow, group: Annotated[str, Form(max_length=36)]) -> Response:
+    """Ends a group or a chain as a whole."""
+    return _changed(viewer, partial(revoke_group, group_id=group), f"/?group={group}")
 
 
 @pages.post("/queues/pause", dependencies=[FromHere])

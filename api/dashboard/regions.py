@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
-from api.dashboard import words
+from api.dashboard import webhooks, words
 from api.dashboard.sessions import Viewer
 from api.dashboard.templating import render
 from api.health import health_of
@@ -26,6 +26,7 @@ from runs.control import (
     parse_cursor,
     parse_states,
 )
+from runs.groups import find_group, get_neighbours
 from scheduler.control import get_schedules
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.mail_views import MailViews
@@ -35,7 +36,7 @@ from storage.repositories.tenants import Tenants
 from storage.states import WAITING, OutboundStatus, State
 
 Regions = dict[str, Markup]
-FILTERS = ("state", "queue", "task", "q", "tenant", "reason")
+FILTERS = ("state", "queue", "task", "q", "tenant", "reason", "group")
 LATEST = 20
 OUTBOX_PAGE = 50
 WAITING_STATES = ",".join(sorted(WAITING)).lower()
@@ -51,6 +52,7 @@ class Filters:
     q: str = ""
     tenant: str = ""
     reason: str = ""
+    group: str = ""
     cursor: str = ""
 
     @classmethod
@@ -72,11 +74,14 @@ class Filters:
 
     def for_letters(self) -> RunFilter:
         """Those of them that narrow dead letters."""
-        return RunFilter((), self.queue or None, self.task or None, None, dead_letters_only=True, reason=self.reason or None)
+        return RunFilter(
+            (), self.queue or None, self.task or None, None, dead_letters_only=True, reason=self.reason or None, group_id=self.group or None
+        )
 
     def for_runs(self) -> RunFilter:
         """As the repository takes it; the tenant is the session's own."""
-        return RunFilter(parse_states(self.state), self.queue or None, self.task or None, None, self.q or None)
+        states = parse_states(self.state)
+        return RunFilter(states, self.queue or None, self.task or None, None, self.q or None, group_id=self.group or None)
 
 
 def overview(viewer: Viewer, query: Mapping[str, str]) -> Regions:
@@ -87,10 +92,13 @@ def overview(viewer: Viewer, query: Mapping[str, str]) -> Regions:
         page = list_runs(session, filters.for_runs(), cursor=filters.cursor or None)
         workers = get_workers(session)
         names = Tenants(session).names() if viewer.is_admin else {}
+        chosen = find_group(session, filters.group or None)
     paused = paused_queues(viewer.acting)
     tiles = _tiles(queues, filters)
     threads = sum(worker.worker.threads for worker in workers)
+    group = {"group": render("_chosen_group.html", group=chosen)} if filters.group else {}
     return {
+        **group,
         "tiles": render("_tiles.html", tiles=tiles, workers=len(workers), threads=threads),
         "queues": render("_queues.html", queues=queues, filters=filters, State=State, paused=paused, can_pause=viewer.is_admin),
         "runs": render("_runs.html", page=page, filters=filters, names=names, viewer=viewer, words=words, State=State),
@@ -101,9 +109,10 @@ def run(viewer: Viewer, query: Mapping[str, str]) -> Regions:
     """Everything about one run. Raises NotFoundError."""
     with viewer.acting.session() as session:
         details = get_task_status(session, query.get("id", ""))
+        around = get_neighbours(session, details.run)
     found = details.run
     values = {name: words.shown(value, name) for name, value in found.args.items()}
-    facts = {"run": found, "attempts": details.attempts, "tenant_name": details.tenant_name, "arguments": values}
+    facts = {"run": found, "attempts": details.attempts, "tenant_name": details.tenant_name, "arguments": values, "around": around}
     return {"run": render("_run.html", **facts, viewer=viewer, words=words, ready=is_ready(found), State=State)}
 
 
@@ -177,6 +186,7 @@ PAGES: dict[str, Callable[[Viewer, Mapping[str, str]], Regions]] = {
     "outbox": outbox,
     "schedules": schedules,
     "health": health,
+    "webhooks": webhooks.region,
 }
 
 

@@ -6,11 +6,13 @@ import json
 import re
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from core.clock import now
 from core.logging import SECRET_NAMES, safe_text
 from runs.control import revoke_requested
 from runs.current import MASK
+from storage.event_types import EVENTS
 from storage.models import TaskAttempt, TaskRun
 from storage.states import Ending, OutboundStatus, State, WaitingFor
 
@@ -46,6 +48,12 @@ MAIL_WORDS = {
     OutboundStatus.CANCELLED: ("Cancelled", "REVOKED"),
 }
 """Status of a mail to the word people use and the state of a run that looks like it."""
+DELIVERY_WORDS = {
+    "pending": ("Waiting", State.PENDING),
+    "delivered": ("Delivered", State.SUCCESS),
+    "failed": ("Failed", State.FAILURE),
+    "cancelled": ("Cancelled", State.REVOKED),
+}
 CATCH_UP = {"skip": "are let go", "once": "one run for all", "all": "a run for each"}
 OVERLAP = {"skip": "not while its run goes on", "queue": "waits for its run to end"}
 COMPONENTS = {
@@ -58,6 +66,7 @@ COMPONENTS = {
 }
 LONGEST_VALUE = 120
 MOST_ITEMS = 20
+LONGEST_NAME = 16
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 
 
@@ -69,6 +78,30 @@ def state_word(state: str) -> str:
 def mail_word(status: str) -> tuple[str, str]:
     """The word for a mail's status, and which state's sign it gets."""
     return MAIL_WORDS.get(OutboundStatus(status), (status, "PENDING"))
+
+
+def delivery_word(status: str, attempts: int) -> tuple[str, str]:
+    """The word for a webhook's delivery, and which state's sign it gets."""
+    if status == "pending" and attempts:
+        return "Retrying", State.RETRY
+    return DELIVERY_WORDS.get(status, (status, State.PENDING))
+
+
+def endpoint(url: str, *, in_full: bool) -> str:
+    """Where to, with the beginning of the path only: a login, a query and what ends a path may be secrets. Not in full: the host."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    first, _, rest = parts.path.strip("/").partition("/")
+    if not in_full or not first:
+        return host
+    return f"{host}/…" if len(first) > LONGEST_NAME else f"{host}/{first}" + ("/…" if rest else "")
+
+
+def told_of(events: list[str]) -> str:
+    """Which events a webhook wants, in short."""
+    if len(events) == len(EVENTS):
+        return "everything"
+    return ", ".join(events[:3]) + (f" and {len(events) - 3} more" if len(events) > 3 else "")
 
 
 def addressees(text: str, *, in_full: bool) -> str:

@@ -111,14 +111,16 @@ def list_tasks(
     tenant: Annotated[str | None, Query(max_length=100)] = None,
     q: Annotated[str | None, Query(max_length=200)] = None,
     waiting_for: Annotated[str | None, Query(max_length=100, alias="waitingFor")] = None,
+    group: Annotated[str | None, Query(max_length=100)] = None,
     cursor: Annotated[str | None, Query(max_length=300)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> RunPageView:
     """Runs, the newest first. `state` takes several, separated by commas, as does `waitingFor`; `q` is an id's beginning
-    or part of a task's name."""
+    or part of a task's name; `group` the id of a group or a chain."""
     with acting.session() as session:
         tenant_id = tenant_id_of(session, acting, tenant)
-        narrowed = RunFilter(parse_states(state), queue or None, task or None, tenant_id, q or None, waiting_for=_parse_waits(waiting_for))
+        states, waits = parse_states(state), _parse_waits(waiting_for)
+        narrowed = RunFilter(states, queue or None, task or None, tenant_id, q or None, waiting_for=waits, group_id=group or None)
         page = list_runs(session, narrowed, cursor=cursor, limit=limit)
     return RunPageView(items=[RunRow.of(run) for run in page.runs], next_cursor=page.next_cursor)
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from api.auth import Acting, ActingNow
 from api.bodies import JsonRoute
 from api.outbound_shapes import Request
+from api.routes.tasks import IdempotencyKey, unquoted
 from api.shapes import Shape
 from core.errors import TenantError
 from core.settings import Settings
@@ -20,6 +21,7 @@ from runs.webhooks.posting import check_url
 from runs.webhooks.signature import new_secret
 from storage.event_types import EVENTS
 from storage.models import Webhook
+from storage.repositories.requests import RequestKeys
 from storage.repositories.webhooks import Deliveries, Webhooks
 
 router = APIRouter(route_class=JsonRoute, tags=["webhooks"])
@@ -97,20 +99,25 @@ class DeliveryPage(Shape):
 
 
 @router.post("/api/webhooks", status_code=201)
-def create_webhook(body: NewWebhook, request: HttpRequest, acting: ActingNow) -> WebhookSecret:
-    """Be told of events from now on. Keep the secret: it is not shown again."""
-    settings, secret = _settings(request), new_secret()
+def create_webhook(body: NewWebhook, request: HttpRequest, acting: ActingNow, idempotency_key: IdempotencyKey = None) -> WebhookSecret:
+    """Be told of events from now on. Keep the secret: it is not shown again, but to the same request with the same Idempotency-Key."""
+    settings = _settings(request)
     url = check_url(body.url, allow_private=settings.allow_private_webhook_hosts)
-    _require_tenant(acting)
+    require_tenant(acting)
     with acting.session() as session:
-        row = Webhooks(session, settings.credential_keys).add(url, body.events, secret, body.description)
-        return WebhookSecret.of(row, secret)
+        webhooks = Webhooks(session, settings.credential_keys)
+
+        def add() -> str:
+            return webhooks.add(url, body.events, new_secret(), body.description).id
+
+        asked = ["create", url, body.events, body.description]
+        return _with_secret(webhooks, RequestKeys(session).once(unquoted(idempotency_key), asked, add))
 
 
 @router.get("/api/webhooks")
 def list_webhooks(acting: ActingNow) -> dict[str, list[WebhookView]]:
     """The tenant's, the oldest first."""
-    _require_tenant(acting)
+    require_tenant(acting)
     with acting.session() as session:
         return {"items": [WebhookView.model_validate(row) for row in Webhooks(session).all()]}
 
@@ -118,7 +125,7 @@ def list_webhooks(acting: ActingNow) -> dict[str, list[WebhookView]]:
 @router.get("/api/webhooks/{webhook_id}")
 def get_webhook(webhook_id: str, acting: ActingNow) -> WebhookView:
     """One of them."""
-    _require_tenant(acting)
+    require_tenant(acting)
     with acting.session() as session:
         return WebhookView.model_validate(Webhooks(session).one(webhook_id))
 
@@ -126,7 +133,7 @@ def get_webhook(webhook_id: str, acting: ActingNow) -> WebhookView:
 @router.patch("/api/webhooks/{webhook_id}")
 def change_webhook(webhook_id: str, body: WebhookChanges, request: HttpRequest, acting: ActingNow) -> WebhookView:
     """Change what is given. Switched on again, a webhook begins anew."""
-    _require_tenant(acting)
+    require_tenant(acting)
     changes = {name: value for name, value in body.model_dump().items() if value is not None}
     if "url" in changes:
         changes["url"] = check_url(changes["url"], allow_private=_settings(request).allow_private_webhook_hosts)
@@ -137,26 +144,33 @@ def change_webhook(webhook_id: str, body: WebhookChanges, request: HttpRequest, 
 @router.delete("/api/webhooks/{webhook_id}", status_code=204, response_class=Response)
 def delete_webhook(webhook_id: str, acting: ActingNow) -> None:
     """Tell it nothing more; its history goes with it."""
-    _require_tenant(acting)
+    require_tenant(acting)
     with acting.session() as session:
         Webhooks(session).remove(webhook_id)
 
 
 @router.post("/api/webhooks/{webhook_id}/rotate")
-def rotate_secret(webhook_id: str, request: HttpRequest, acting: ActingNow) -> WebhookSecret:
+def rotate_secret(webhook_id: str, request: HttpRequest, acting: ActingNow, idempotency_key: IdempotencyKey = None) -> WebhookSecret:
     """A new secret, shown this once. For a day every request is signed with both."""
-    _require_tenant(acting)
-    secret = new_secret()
+    require_tenant(acting)
     with acting.session() as session:
-        return WebhookSecret.of(Webhooks(session, _settings(request).credential_keys).rotate(webhook_id, secret), secret)
+        webhooks = Webhooks(session, _settings(request).credential_keys)
+
+        def rotate() -> str:
+            return webhooks.rotate(webhook_id, new_secret()).id
+
+        return _with_secret(webhooks, RequestKeys(session).once(unquoted(idempotency_key), ["rotate", webhook_id], rotate))
 
 
 @router.post("/api/webhooks/{webhook_id}/test", status_code=202)
-def test_webhook(webhook_id: str, acting: ActingNow) -> DeliveryView:
+def send_test(webhook_id: str, acting: ActingNow, idempotency_key: IdempotencyKey = None) -> DeliveryView:
     """Send it a `webhook.test` event, once; the delivery says what came of it."""
-    _require_tenant(acting)
+    require_tenant(acting)
     with acting.session() as session:
-        return DeliveryView.model_validate(Deliveries(session).test(webhook_id))
+        deliveries = Deliveries(session)
+        asked = ["test", webhook_id]
+        tested = RequestKeys(session).once(unquoted(idempotency_key), asked, lambda: deliveries.test(webhook_id).id)
+        return DeliveryView.model_validate(deliveries.delivery(tested))
 
 
 @router.get("/api/webhooks/{webhook_id}/deliveries")
@@ -167,7 +181,7 @@ def list_deliveries(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> DeliveryPage:
     """What it was told and what came of it, the newest first."""
-    _require_tenant(acting)
+    require_tenant(acting)
     with acting.session() as session:
         found = Deliveries(session).page(webhook_id, before=parse_cursor(cursor), limit=limit + 1)
     following = cursor_after(found[limit - 1].created_at, found[limit - 1].id) if len(found) > limit else None
@@ -175,11 +189,19 @@ def list_deliveries(
 
 
 @router.post("/api/webhook-deliveries/{delivery_id}/redeliver", status_code=202)
-def redeliver(delivery_id: str, acting: ActingNow) -> DeliveryView:
+def redeliver(delivery_id: str, acting: ActingNow, idempotency_key: IdempotencyKey = None) -> DeliveryView:
     """Tell it once more, under the same id. 409 while it is still being told."""
-    _require_tenant(acting)
+    require_tenant(acting)
     with acting.session() as session:
-        return DeliveryView.model_validate(Deliveries(session).again(delivery_id))
+        deliveries = Deliveries(session)
+        asked = ["redeliver", delivery_id]
+        again = RequestKeys(session).once(unquoted(idempotency_key), asked, lambda: deliveries.again(delivery_id).id)
+        return DeliveryView.model_validate(deliveries.delivery(again))
+
+
+def _with_secret(webhooks: Webhooks, webhook_id: str) -> WebhookSecret:
+    hook = webhooks.one(webhook_id)
+    return WebhookSecret.of(hook, webhooks.secrets(hook)[0])
 
 
 def _settings(request: HttpRequest) -> Settings:
@@ -187,7 +209,7 @@ def _settings(request: HttpRequest) -> Settings:
     return settings
 
 
-def _require_tenant(acting: Acting) -> None:
+def require_tenant(acting: Acting) -> None:
     """They tell of all users of a tenant."""
     if acting.identity.is_system:
         raise TenantError("A webhook belongs to a tenant; name it in X-Tenant-Id.")

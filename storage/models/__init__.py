@@ -6,6 +6,7 @@ from storage.models.health import ServiceHealth
 from storage.models.letters import MailSettings, MailTemplate
 from storage.models.mail import EmailAttachment, EmailClient, EmailFolder, EmailMessage, EmailSearch, EmailSource, MailHost, ThreadLink
 from storage.models.outbox import DkimKey, OutboundEmail, OutboundRecipient, Suppression
+from storage.models.requests import RequestKey
 from storage.models.runs import RunSecret, TaskAttempt, TaskRun, WorkerProcess
 from storage.models.schedules import Schedule, ScheduleTick
 from storage.models.spam import SpamFeedback, SpamListEntry, SpamSettings, SpamVerdict, SpamWeights
@@ -30,6 +31,7 @@ __all__ = [
     "OutboundEmail",
     "OutboundRecipient",
     "Pause",
+    "RequestKey",
     "RunSecret",
     "Schedule",
     "ScheduleTick",

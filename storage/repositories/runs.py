@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, case, cast, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, String, case, cast, false, func, or_, select, update
 from sqlalchemy import text as sql_text
 from sqlalchemy.exc import IntegrityError
 
@@ -85,6 +85,7 @@ class RunFilter:
     waiting_for: Sequence[WaitingFor] = ()
     reason: str | None = None
     ids: Sequence[str] | None = None
+    group_id: str | None = None
 
 
 def as_revoked(reason: str) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class TaskRuns(Repository):
 
         Raises ConflictError when the idempotency key was used for something else.
         """
-        if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
+        if (earlier := self.by_idempotency_key(run.tenant_id, run.idempotency_key, run.request_hash)) is not None:
             return Recorded(earlier, is_new=False)
         run_id = run.run_id or new_id()
         row = {
@@ -147,7 +148,7 @@ class TaskRuns(Repository):
         ]
 
     def _holder_of_key(self, run: NewRun, grace: float, window: int) -> Recorded:
-        if run.idempotency_key is not None and (earlier := self._by_idempotency_key(run)) is not None:
+        if (earlier := self.by_idempotency_key(run.tenant_id, run.idempotency_key, run.request_hash)) is not None:
             return Recorded(earlier, is_new=False)
         if run.idempotency_key is None and run.unique_key is None:
             return Recorded(run.run_id, is_new=False)  # the id itself is taken: it was recorded before
@@ -163,15 +164,17 @@ class TaskRuns(Repository):
             return Recorded(holder, is_new=False)
         return self.insert(replace(run, run_id=new_id()), grace, window)  # the holder ended in between
 
-    def _by_idempotency_key(self, run: NewRun) -> str | None:
+    def by_idempotency_key(self, tenant_id: str, key: str | None, request_hash: str | None) -> str | None:
+        """The run of an earlier request with the key. Raises InvalidInputError when that was a different one."""
+        if key is None:
+            return None
+        self.require_tenant(tenant_id)
         row = self.session.execute(
-            select(TaskRun.id, TaskRun.request_hash).where(
-                TaskRun.tenant_id == run.tenant_id, TaskRun.idempotency_key == run.idempotency_key
-            )
+            select(TaskRun.id, TaskRun.request_hash).where(TaskRun.tenant_id == tenant_id, TaskRun.idempotency_key == key)
         ).one_or_none()
         if row is None:
             return None
-        if row.request_hash != run.request_hash:
+        if row.request_hash != request_hash:
             raise InvalidInputError("This Idempotency-Key was used for a different request; use a new key.")
         return str(row.id)
 
@@ -192,8 +195,8 @@ class TaskRuns(Repository):
         statement = self._narrowed(narrowed).order_by(TaskRun.id.desc()).limit(limit)  # ids begin with their time
         if before is not None:
             statement = statement.where(TaskRun.id < before[1])
-        if narrowed.dead_letters_only:
-            # As text ids sort the same, but not by the primary key: that would go through all history for a few dead letters.
+        if narrowed.dead_letters_only or narrowed.group_id is not None:
+            # As text ids sort the same, but not by the primary key: that would go through all history for a few dead letters, or members.
             some = statement.with_only_columns(TaskRun.id).order_by(None).order_by(cast(TaskRun.id, String).desc()).subquery()
             statement = select(TaskRun).where(TaskRun.id.in_(select(some.c.id))).order_by(TaskRun.id.desc())
         return list(self.session.scalars(statement))
@@ -289,6 +292,8 @@ class TaskRuns(Repository):
             conditions.append(TaskRun.waiting_for.in_(list(narrowed.waiting_for)))
         if narrowed.ids is not None:
             conditions.append(TaskRun.id.in_([run_id for run_id in narrowed.ids if is_id(run_id)]))
+        if narrowed.group_id is not None:
+            conditions.append(TaskRun.group_id == narrowed.group_id if is_id(narrowed.group_id) else false())
         for name in ("queue", "task", "tenant_id", "reason"):
             if (value := getattr(narrowed, name)) is not None:
                 conditions.append(getattr(TaskRun, name) == value)

@@ -144,6 +144,19 @@ class Deliveries(Webhooks):
         newest = statement.order_by(WebhookDelivery.created_at.desc(), WebhookDelivery.id.desc())
         return list(self.session.scalars(newest.limit(limit)))
 
+    def newest(self, hooks: Sequence[Webhook], *, before: tuple[datetime, str] | None = None, limit: int = 50) -> list[WebhookDelivery]:
+        """Those of several webhooks, the newest first: a few of each, by its index, and of these the newest."""
+        found = [row for hook in hooks for row in self.page(hook.id, before=before, limit=limit)]
+        return sorted(found, key=lambda row: (row.created_at, row.id), reverse=True)[:limit]
+
+    def newest_of_all(self, *, before: tuple[datetime, str] | None = None, limit: int = 50) -> list[WebhookDelivery]:
+        """Of all that the identity may see; quick for the system only."""
+        statement = self.scoped(WebhookDelivery)
+        if before is not None:
+            statement = statement.where(tuple_(WebhookDelivery.created_at, WebhookDelivery.id) < before)
+        newest = statement.order_by(WebhookDelivery.created_at.desc(), WebhookDelivery.id.desc())
+        return list(self.session.scalars(newest.limit(limit)))
+
     def delivery(self, delivery_id: str) -> WebhookDelivery:
         """Raises NotFoundError."""
         return self.get(WebhookDelivery, delivery_id, "webhook delivery")

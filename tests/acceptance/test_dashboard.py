@@ -171,6 +171,29 @@ def test_a_running_run_is_asked_and_then_forced_to_end(world: World, visit: Visi
     expect(page.get_by_text("Somebody revoked it.")).to_be_visible()
 
 
+def test_a_group_is_looked_at_and_revoked_and_a_webhook_tested(world: World, visit: Visit) -> None:
+    page = visit.page
+    add = {"task": "add", "args": {"x": 1}}
+    made = world.post("/api/groups", json={"members": [add, [add, add]], "then": add}).json()
+    world.post("/api/webhooks", json={"url": "https://hooks.example/in"})
+    visit.log_in(world.acme.key)
+    page.goto(f"{visit.address}runs/{made['items'][1][0]['taskId']}")
+    expect(page.locator("ol.line li")).to_have_count(2)
+    expect(page.get_by_text("0 of 3 members ended")).to_be_visible()
+    world.set_run(made["items"][0]["taskId"], state="SUCCESS", waiting_for=None, publish_at=None, finished_at=now())
+    expect(page.get_by_text("1 of 3 members ended")).to_be_visible()
+    page.get_by_role("link", name="Show its members").click()
+    expect(page.locator("table.runs tbody tr")).to_have_count(3)
+    page.get_by_text("Revoke all of it…").click()
+    page.get_by_role("button", name="Revoke it").click()
+    expect(page.get_by_text("3 of 3 members ended")).to_be_visible()
+    page.get_by_role("link", name="Webhooks", exact=True).click()
+    page.get_by_role("button", name="Test hooks.example/in").click()
+    expect(page.get_by_text("webhook.test")).to_be_visible()
+    navigation = page.get_by_role("navigation", name="Pages").evaluate("element => element.scrollWidth - element.clientWidth")
+    assert navigation == 0  # every word can be read, at any width
+
+
 def test_mail_and_logging_out(world: World, visit: Visit) -> None:
     page = visit.page
     visit.log_in(world.acme.key)

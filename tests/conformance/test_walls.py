@@ -32,6 +32,7 @@ from storage.models import (
     EmailSource,
     OutboundEmail,
     OutboundRecipient,
+    RequestKey,
     Suppression,
     TaskAttempt,
     TaskRun,
@@ -62,6 +63,7 @@ TENANTS_TABLES: list[type[Base]] = [
     EmailSource,
     OutboundEmail,
     OutboundRecipient,
+    RequestKey,
     Suppression,
     TaskAttempt,
     TaskRun,
@@ -106,6 +108,7 @@ def anns(record: Record) -> Belongings:
         session.add(EmailSource(**owner, email_id=message.id, source=b"x"))
         session.add(ThreadLink(**owner, client_id=client.id, message_id="0" * 64, thread_id=new_id()))
         session.add(Suppression(**owner, address="bob@example.test", reason="manual"))
+        session.add(RequestKey(**owner, idempotency_key="k", request_hash="0" * 64, answer_id=new_id()))
         session.add(DkimKey(**owner, domain="acme.test", selector="s", private_key=b"x"))
         attachment = EmailAttachment(**owner, user_id=ann.user_id, email_id=message.id, filename="f", content_type="text/plain", size=1)
         run = TaskRun(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from core.errors import NotFoundError
+from core.errors import ConflictError, InvalidInputError, NotFoundError
 from core.ids import new_id
 from core.settings import get_settings
 from core.tenancy import Identity
@@ -21,6 +21,7 @@ from storage.outcomes import Outcome
 from storage.record import open_record
 from storage.repositories.outbound import OutboundEmails
 from storage.repositories.outbox import Outbox
+from storage.repositories.requests import RequestKeys
 from storage.repositories.webhooks import Deliveries
 from storage.states import State, WaitingFor
 from tests.toys import Record, together
@@ -170,3 +171,49 @@ def test_neither_webhooks_nor_deliveries_are_another_tenant_s(record: Record) ->
         with new_session(identity, record.engine) as session:
             for model in (Webhook, WebhookDelivery):
                 assert session.execute(text(f"SELECT count(*) FROM {model.__tablename__}")).scalar() == expected
+
+
+def test_a_key_of_a_request_is_its_tenant_s_and_forgotten_in_time(record: Record) -> None:
+    ids = iter(new_id() for _ in range(9))
+    with record.session(record.people.acme) as session:
+        mine = RequestKeys(session).once("k", ["x"], lambda: next(ids))
+        assert RequestKeys(session).once("k", ["x"], lambda: next(ids)) == mine
+        with pytest.raises(InvalidInputError):
+            RequestKeys(session).once("k", ["y"], lambda: next(ids))
+    with record.session(record.people.globex) as session:
+        assert RequestKeys(session).once("k", ["x"], lambda: next(ids)) != mine
+    with record.session() as session:
+        assert RequestKeys(session).forget_old(1) == 0
+        assert RequestKeys(session).forget_old(-1) == 2
+
+
+def test_the_same_request_at_once_is_carried_out_once(record: Record) -> None:
+    def ask() -> str:
+        try:
+            with record.session(record.people.acme) as session:
+                return RequestKeys(session).once("k", ["test"], lambda: Deliveries(session).test(webhook_id).id)
+        except ConflictError:
+            return ask()
+
+    webhook_id = subscribe(record, record.people.acme)
+    assert len(set(together(*[ask] * 4))) == 1
+    assert len(told(record)) == 1
+
+
+def test_the_newest_deliveries_of_several_webhooks_are_one_s_own(record: Record) -> None:
+    hooks = [subscribe(record, record.people.acme) for _ in range(2)]
+    for hook in [*hooks, hooks[0], subscribe(record, record.people.gus)]:
+        with record.session() as session:
+            Deliveries(session).test(hook)
+    with record.session(record.people.acme) as session:
+        deliveries = Deliveries(session)
+        mine = deliveries.newest(deliveries.all(), limit=9)
+        assert sorted(row.webhook_id for row in mine) == sorted([*hooks, hooks[0]])
+        assert [row.id for row in deliveries.newest(deliveries.all(), before=(mine[0].created_at, mine[0].id), limit=1)] == [mine[1].id]
+        assert [row.id for row in deliveries.newest_of_all(limit=9)] == [row.id for row in mine]
+        assert len(deliveries.newest_of_all(before=(mine[1].created_at, mine[1].id), limit=9)) == 1
+    with record.session() as session:
+        assert len(Deliveries(session).newest_of_all(limit=9)) == 4
+        foreign = Deliveries(session).all()
+    with record.session(record.people.globex) as session, pytest.raises(NotFoundError):
+        Deliveries(session).newest(foreign)

@@ -36,6 +36,8 @@ def every_route(world: World) -> list[tuple[str, str]]:
         "webhook_id": new_id(),
         "delivery_id": new_id(),
         "entry_id": new_id(),
+        "group_id": new_id(),
+        "chain_id": new_id(),
     }
     document = world.get("/openapi.json", None).json()
     return [(method.upper(), path.format(**ids)) for path, methods in document["paths"].items() for method in methods]

@@ -8,8 +8,11 @@ import pytest
 from sqlalchemy import update
 from standardwebhooks import Webhook as Verifier
 
+from core.errors import ConflictError
+from core.ids import new_id
 from storage.event_types import EVENTS
-from storage.models import Webhook, WebhookDelivery
+from storage.models import RequestKey, Webhook, WebhookDelivery
+from storage.repositories.requests import RequestKeys
 from storage.repositories.webhooks import Deliveries
 from tests.unit.api_world import World, world
 
@@ -108,3 +111,49 @@ def test_webhooks_are_the_tenant_s_own_and_no_user_s(world: World) -> None:
         assert world.call(method, where, world.ann_key, **body).status_code == 403, (method, where)
         assert world.call(method, where, world.admin_key, **body).status_code == 403, (method, where)
     assert world.get("/api/webhooks", world.admin_key, headers={"X-Tenant-Id": "acme"}).json()["items"][0]["id"] == made["id"]
+
+
+def test_an_idempotency_key_makes_a_repeated_request_the_same(world: World) -> None:
+    def ask(path: str, key: str, **options: Any) -> Any:
+        answer = world.post(path, headers={"Idempotency-Key": key}, **options)
+        return answer.json() if answer.status_code < 300 else (answer.status_code, answer.json()["detail"])
+
+    made = ask("/api/webhooks", "made", json={"url": URL})
+    assert ask("/api/webhooks", '"made"', json={"url": URL}) == made
+    used = (422, "This Idempotency-Key was used for a different request; use a new key.")
+    assert ask("/api/webhooks", "made", json={"url": URL, "description": "x"}) == used
+    path = f"/api/webhooks/{made['id']}"
+    tested = ask(f"{path}/test", "tested")
+    assert ask(f"{path}/test", "tested")["id"] == tested["id"]
+    assert ask(f"{path}/test", "again")["id"] != tested["id"]
+    assert ask(f"{path}/test", "made") == used
+    rotated = ask(f"{path}/rotate", "rotated")
+    assert rotated["secret"] != made["secret"]
+    assert ask(f"{path}/rotate", "rotated") == rotated
+    with world.system() as session:
+        session.execute(update(WebhookDelivery).values(status="failed", run_id=tested["id"]))
+    told = f"/api/webhook-deliveries/{tested['id']}/redeliver"
+    assert ask(told, "told")["status"] == "pending"
+    with world.system() as session:
+        session.execute(update(WebhookDelivery).values(status="delivered"))
+    assert ask(told, "told")["status"] == "delivered"  # it was told once more, and not twice
+    assert len(world.get("/api/webhooks").json()["items"]) == 1
+    theirs = world.post("/api/webhooks", world.globex.key, json={"url": URL}, headers={"Idempotency-Key": "made"})
+    assert theirs.json()["id"] != made["id"]
+    assert ask(f"/api/webhooks/{theirs.json()['id']}/test", "foreign")[0] == 404
+
+
+def test_the_same_request_at_the_same_time_is_told_to_come_again(world: World) -> None:
+    with world.as_tenant(world.acme) as session:
+        keys = RequestKeys(session)
+
+        def meanwhile() -> str:
+            session.add(RequestKey(tenant_id=world.acme.tenant_id, idempotency_key="k", request_hash="0", answer_id=new_id()))
+            session.flush()
+            session.expunge_all()
+            return new_id()
+
+        with pytest.raises(ConflictError):
+            keys.once("k", ["x"], meanwhile)
+        session.rollback()
+    assert world.count(RequestKey) == 0
