@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypedDict
 
 from periodiq import cron
 
 from brokers.queues import Queue
 from core.errors import InvalidInputError, NotFoundError, Snooze
-from core.ids import is_id
 from core.settings import get_settings
 from core.tenancy import SYSTEM_TENANT, current_identity
 from files.limited_child import Allowance, Children, Drawn
-from files.retention import Cleaned, Rule, clean, clean_away, clean_parts
+from files.retention import Cleaned, Rule, clean, clean_parts
 from files.thumbnails import Size, make_thumbnails
 from files.tree import parts_of
 from runs.enqueue import enqueue
@@ -91,7 +88,7 @@ def cleanup_old_files(directory: str, max_age_days: int, dry_run: bool = False) 
 
 @task(queue=Queue.LOW_PRIORITY)
 def cleanup_temporary_files() -> CleanupResult:
-    """Remove temporary files that are older than TEMP_MAX_AGE_HOURS, and what writes that never ended and deleted tenants have left."""
+    """Remove temporary files that are older than TEMP_MAX_AGE_HOURS, and what writes that never ended have left."""
     settings = get_settings()
     rule = Rule(settings.temp_max_age_hours * HOUR_SECONDS, on_batch=_told)
     with _in_turns():
@@ -100,9 +97,7 @@ def cleanup_temporary_files() -> CleanupResult:
         except NotFoundError:
             cleaned = Cleaned()  # nobody has put anything there yet
         left = clean_parts(settings.files, _owner(), rule)
-        gone = [clean_away(settings.files, name, rule) for name in _left_by_tenants(settings.files)]
-    each = [cleaned, left, *gone]
-    return _result(Cleaned(sum(one.deleted_count for one in each), sum(one.freed_bytes for one in each)))
+    return _result(Cleaned(cleaned.deleted_count + left.deleted_count, cleaned.freed_bytes + left.freed_bytes))
 
 
 @task(queue=Queue.PERIODIC, periodic=cron("0 2 * * *"))
@@ -118,17 +113,6 @@ def periodic_file_cleanup() -> FileCleanupResult:
         ]
         task_ids.append(enqueue(session, cleanup_temporary_files.options(tenant=SYSTEM_TENANT, unique_key="temporary_files")))
     return FileCleanupResult(status="success", task_ids=task_ids)
-
-
-def _left_by_tenants(root: Path) -> list[str]:
-    """For the system: the directories of tenants that are no more. None while there is no tenant: then it is the wrong database."""
-    if not current_identity().is_system or not root.is_dir():
-        return []
-    with os.scandir(root) as entries:  # before the tenants are asked for: a new one's row is older than its directory
-        names = {entry.name for entry in entries if is_id(entry.name) and entry.is_dir(follow_symlinks=False)}
-    with session_scope(system=True) as session:
-        tenants = {tenant.id for tenant in Tenants(session).all()}
-    return sorted(names - tenants - {SYSTEM_TENANT}) if tenants else []
 
 
 def _owner() -> list[str]:

@@ -12,8 +12,8 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import NotFoundError
@@ -41,15 +41,13 @@ class Cleaned:
 @dataclass(frozen=True)
 class Rule:
     """Which files go: those older than so many seconds that `is_meant` and that nobody keeps. `on_batch` is told how far it is and may
-    raise to end it. `removes_empty`: empty directories go, too, once they are as old. `takes_all`: so do links, pipes and devices, the
-    entries themselves."""
+    raise to end it. `removes_empty`: empty directories go, too, once they are as old."""
 
     older_than: float
     kept: Kept = field(default=lambda _names: ())
     is_meant: Callable[[str], bool] = field(default=lambda _name: True)
     on_batch: Callable[[Cleaned], None] = field(default=lambda _cleaned: None)
     removes_empty: bool = True
-    takes_all: bool = False
     dry_run: bool = False
 
 
@@ -64,18 +62,10 @@ def clean(root: Path, parts: Sequence[str], rule: Rule, what: str) -> Cleaned:
 def clean_parts(root: Path, parts: Sequence[str], rule: Rule) -> Cleaned:
     """Removes only what a write that never ended has left; nothing when the directory is not there."""
     try:
-        only_parts = replace(rule, is_meant=lambda name: name.endswith(PART), removes_empty=False)
+        only_parts = Rule(rule.older_than, rule.kept, lambda name: name.endswith(PART), rule.on_batch, False, rule.dry_run)
         return clean(root, parts, only_parts, "directory")
     except NotFoundError:
         return Cleaned()
-
-
-def clean_away(root: Path, name: str, rule: Rule) -> Cleaned:
-    """Removes a directory below the root with all that is in it, as far as that is as old as the rule says and nobody uses it."""
-    cleaned = clean(root, [name], replace(rule, takes_all=True), "directory")
-    with opened_directory(root, [], "FILE_ROOT") as top, suppress(OSError):  # not empty yet
-        os.rmdir(name, dir_fd=top)
-    return cleaned
 
 
 class _Sweep:
@@ -119,13 +109,13 @@ class _Sweep:
                 pass
 
     def _is_old(self, entry: os.DirEntry[str]) -> bool:
-        """Whether it is an old file; links, pipes and devices are nobody's old files, unless all is to go."""
+        """Whether it is an old file; links, pipes and devices are nobody's old files."""
         try:
             found = entry.stat(follow_symlinks=False)
         except OSError:
             return False
         if not stat.S_ISREG(found.st_mode):
-            return self._rule.takes_all and found.st_mtime < self._before
+            return False
         self.cleaned.looked_at += 1
         if self.cleaned.looked_at % BATCH == 0:
             self._rule.on_batch(self.cleaned)
@@ -142,9 +132,6 @@ class _Sweep:
 
     def _remove_one(self, directory: int, name: str) -> None:
         try:
-            if self._rule.takes_all and not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                os.unlink(name, dir_fd=directory)
-                return
             with _unused(directory, name) as found:
                 if found is None:
                     self.cleaned.in_use += 1

@@ -66,7 +66,6 @@ COMPONENTS = {
 }
 LONGEST_VALUE = 120
 MOST_ITEMS = 20
-LONGEST_NAME = 16
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 
 
@@ -88,13 +87,10 @@ def delivery_word(status: str, attempts: int) -> tuple[str, str]:
 
 
 def endpoint(url: str, *, in_full: bool) -> str:
-    """Where to, with the beginning of the path only: a login, a query and what ends a path may be secrets. Not in full: the host."""
+    """Where to, without a login or a query, which may be secrets; not in full: the host alone, for a path may be one, too."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    first, _, rest = parts.path.strip("/").partition("/")
-    if not in_full or not first:
-        return host
-    return f"{host}/…" if len(first) > LONGEST_NAME else f"{host}/{first}" + ("/…" if rest else "")
+    return f"{host}{parts.path.rstrip('/')}" if in_full else host
 
 
 def told_of(events: list[str]) -> str:

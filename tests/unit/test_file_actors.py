@@ -10,12 +10,11 @@ import pytest
 import actors.files
 from actors.files import cleanup_old_files, cleanup_temporary_files, generate_thumbnail, periodic_file_cleanup
 from core.errors import InvalidInputError, NotFoundError, PermanentError, Snooze
-from core.ids import new_id
 from core.settings import get_settings
 from core.tenancy import SYSTEM, SYSTEM_TENANT, Identity, acting_as
 from files.retention import Cleaned
 from runs.limits import SoftTimeLimitExceeded
-from storage.models import TaskRun, Tenant
+from storage.models import TaskRun
 from storage.repositories.outbound import Attachments
 from tests.unit.actor_world import Actors, acting
 from tests.unit.image_files import picture
@@ -136,36 +135,3 @@ def test_a_clean_up_that_takes_too_long_goes_on_later(acting: Actors, monkeypatc
             cleanup_old_files(".", 5)
         with pytest.raises(Snooze, match="goes on in a moment"):
             cleanup_temporary_files()
-
-
-def test_the_files_of_deleted_tenants_go_and_nobody_elses(acting: Actors) -> None:
-    ann, gone = acting.record.people.ann, Identity(new_id())
-    kept = [put(ann, "old", old=True), put(Identity("letters"), "old", old=True), put(Identity(SYSTEM_TENANT), "old", old=True)]
-    for path in ("a/b/old", "old"):
-        put(gone, path, b"12345", old=True)
-    top = get_settings().files / gone.tenant_id
-    (top / "link").symlink_to(kept[0])
-    os.utime(top / "link", (1, 1), follow_symlinks=False)
-    with acting_as(ann):
-        assert cleanup_temporary_files()["deleted_count"] == 0
-    assert (top / "old").exists()
-    with acting_as(SYSTEM):
-        assert cleanup_temporary_files() == {"status": "success", "deleted_count": 2, "freed_bytes": 10}
-    assert not top.exists()
-    assert all(each.exists() for each in kept)
-
-
-def test_new_files_of_a_deleted_tenant_wait_and_without_any_tenant_nothing_goes(acting: Actors) -> None:
-    gone = Identity(new_id())
-    old, new = put(gone, "old", old=True), put(gone, "new")
-    with acting.record.session() as session:
-        rows = {tenant.id: tenant for tenant in session.query(Tenant) if tenant.id != SYSTEM_TENANT}
-        for tenant in rows.values():
-            session.delete(tenant)
-    with acting_as(SYSTEM):
-        assert cleanup_temporary_files()["deleted_count"] == 0
-        assert old.exists()
-        with acting.record.session() as session:
-            session.add(Tenant(name="another"))
-        assert cleanup_temporary_files()["deleted_count"] == 1
-    assert new.exists()
