@@ -8,7 +8,7 @@ from alembic import op
 from storage.postgres import row_level_security
 from storage.types import Id, UtcDateTime
 
-revision = "0009"
+revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
