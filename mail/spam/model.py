@@ -37,20 +37,18 @@ class Model:
 
     def logit(self, groups: list[NDArray[np.uint32]]) -> float:
         """The raw score: for each group the sum of its weights over the root of how many features it has."""
-        mask = np.uint32((1 << self.bits) - 1)
-        total = self.bias
-        for hashes, weights, scale in zip(groups, self.table, self.scales, strict=False):
-            if scale and len(hashes):
-                total += scale * int(weights[hashes & mask].sum(dtype=np.int64)) / math.sqrt(len(hashes))
-        return total
+        return self.weigh(groups)[0]
 
-    def weights(self, group: int, hashes: NDArray[np.uint32]) -> NDArray[np.float64]:
-        """What each feature of a group adds to the raw score."""
-        if not len(hashes) or group >= len(self.scales):
-            return np.zeros(len(hashes))
+    def weigh(self, groups: list[NDArray[np.uint32]]) -> tuple[float, NDArray[np.float64]]:
+        """The raw score, and what each feature of the weighed groups adds to it, one group after the other."""
         mask = np.uint32((1 << self.bits) - 1)
-        weights: NDArray[np.float64] = self.table[group][hashes & mask] * np.float64(self.scales[group] / math.sqrt(len(hashes)))
-        return weights
+        total, parts = self.bias, []
+        for hashes, table, scale in zip(groups, self.table, self.scales, strict=False):
+            if len(hashes):
+                weights, root = table.take(hashes & mask), math.sqrt(len(hashes))
+                total += scale * int(weights.sum(dtype=np.int64)) / root
+                parts.append(weights * np.float64(scale / root))
+        return total, np.concatenate(parts) if parts else np.empty(0)
 
     def probability(self, logit: float) -> float:
         """The calibrated probability of a raw score (Platt)."""

@@ -7,6 +7,7 @@ headers tell sites and years apart and make a model worse everywhere else. A ten
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 
@@ -38,12 +39,7 @@ _BOUNDS = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 2000, 400
 
 def bucket(number: int) -> int:
     """How many of the bounds are not above the number: steps of about 1.6."""
-    low = 0
-    for bound in _BOUNDS:
-        if number < bound:
-            break
-        low += 1
-    return low
+    return bisect_right(_BOUNDS, number)
 
 
 def shape(text: str) -> str:
