@@ -40,9 +40,12 @@ def organisation(domain: str) -> str:
     return _SUFFIXES.privatesuffix(domain.strip(".").lower()[:253]) or domain.lower()
 
 
-def read_hops(values: list[str]) -> list[Hop]:
-    """The hops with a `from`, the newest first, at most 30."""
-    hops = []
+def find_border(values: list[str]) -> tuple[Hop | None, int]:
+    """The newest hop that came from a public address, the last one that our own side wrote; and how many there are behind it.
+
+    Of Received headers, the newest first, the first 30; those without a `from` do not count.
+    """
+    border, behind = None, 0
     for value in values[:30]:
         value = value[:600]  # noqa: PLW2901
         match = _FROM.match(value)
@@ -50,9 +53,13 @@ def read_hops(values: list[str]) -> list[Hop]:
             continue
         by = _BY.search(value, match.end())
         end = len(value) if by is None else by.start()
-        if end - match.end() <= _LONGEST_FROM:
-            hops.append(_hop(match.group(1), value[match.end() : end]))
-    return hops
+        if end - match.end() > _LONGEST_FROM:
+            continue
+        if border is not None:
+            behind += 1
+        elif (hop := _hop(match.group(1), value[match.end() : end])).address and not hop.is_private:
+            border = hop
+    return border, behind
 
 
 def _hop(said: str, rest: str) -> Hop:
@@ -63,11 +70,6 @@ def _hop(said: str, rest: str) -> Hop:
         said, found = helo.group(1), said if "." in said else ""
     address = ips[-1] if ips else ""
     return Hop(said.strip("[]()").lower(), found.lower(), address, bool(address) and _PRIVATE.match(address) is not None)
-
-
-def border(hops: list[Hop]) -> Hop | None:
-    """The newest hop that came from a public address: the last one that our own side wrote."""
-    return next((hop for hop in hops if hop.address and not hop.is_private), None)
 
 
 def is_dynamic(name: str) -> bool:

@@ -8,6 +8,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,22 @@ class Model:
 
     def weigh(self, groups: list[NDArray[np.uint32]]) -> tuple[float, NDArray[np.float64]]:
         """The raw score, and what each feature of the weighed groups adds to it, one group after the other."""
-        mask = np.uint32((1 << self.bits) - 1)
-        total, parts = self.bias, []
-        for hashes, table, scale in zip(groups, self.table, self.scales, strict=False):
-            if len(hashes):
-                weights, root = table.take(hashes & mask), math.sqrt(len(hashes))
-                total += scale * int(weights.sum(dtype=np.int64)) / root
-                parts.append(weights * np.float64(scale / root))
-        return total, np.concatenate(parts) if parts else np.empty(0)
+        used = groups[: len(self.scales)]
+        sizes = [len(each) for each in used]
+        if not any(sizes):
+            return self.bias, np.empty(0)
+        hashes = np.concatenate(used)
+        places = hashes & np.uint32((1 << self.bits) - 1)
+        places |= hashes >> np.uint32(29) << np.uint32(self.bits)
+        weights = self.table.ravel().take(places)
+        starts = [end - size for end, size in zip(accumulate(sizes), sizes, strict=True) if size]
+        sums = iter(np.add.reduceat(weights, starts, dtype=np.int64).tolist())
+        total, shares = self.bias, []
+        for size, scale in zip(sizes, self.scales, strict=False):
+            root = math.sqrt(size or 1)
+            shares.append(scale / root)
+            total += scale * next(sums) / root if size else 0.0
+        return total, weights * np.repeat(shares, sizes)
 
     def probability(self, logit: float) -> float:
         """The calibrated probability of a raw score (Platt)."""

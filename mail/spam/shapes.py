@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from mail.addresses import domain_of
-from mail.spam.hops import Hop, border, is_dynamic, organisation, read_hops, received_at
+from mail.spam.hops import Hop, find_border, is_dynamic, organisation, received_at
 from mail.spam.view import View
 from mail.spam.wordlists import listed
 
@@ -118,13 +118,12 @@ def _date(view: View) -> Iterator[str]:
 
 def _route(view: View) -> Iterator[str]:
     received = view.names.get("received", [])
-    hops = read_hops(received)
-    outside = border(hops)
+    outside, behind = find_border(received)
     yield f"hops:{min(len(received), 9)}"
     if outside is None:
         yield "border:none"
         return
-    yield f"after:{min(len(hops) - hops.index(outside) - 1, 5)}"
+    yield f"after:{min(behind, 5)}"
     yield from _hop(outside)
     if view.sender is not None:
         yield f"border:from:{_met(outside, organisation(view.sender_domain))}"

@@ -28,7 +28,7 @@ _SIGN, _LETTER, _GAP = b"sag"
 _SUM = re.compile(r"[$£€] ?\d")
 _SUM_OR_DOLLARS = re.compile(r"[$£€\d](?:(?<=[$£€]) ?\d|(?<=\d) dollars\b)")
 _MONEY = re.compile(r"[$£€] ?\d|\b(?:usd|eur|gbp|USD|EUR|GBP) ?\d|\d (?:usd|USD|dollars|euros?)\b")
-_SIGNS, _CODES = ("$", "£", "€"), ("usd", "USD", "eur", "EUR", "gbp", "GBP")
+_SIGNS, _CODES = ("$", "£", "€"), (b"usd", b"eur", b"gbp")
 _PHONE = re.compile(r"\d{3}\)?[-. ]\d{3}[-. ]\d{4}\b")
 
 
@@ -36,7 +36,7 @@ def oddities(text: str) -> dict[str, int]:
     """How often there are five consonants in a row, signs inside words, letters with gaps between them, sums, telephone numbers."""
     text = text[:MAX_TEXT]
     data = text.encode("ascii", "replace")
-    return {**_pattern_counts(data), "money": _sums(text), "phone": _telephones(text, data)}
+    return {**_pattern_counts(data), "money": _sums(text, data), "phone": _telephones(text, data)}
 
 
 def _pattern_counts(data: bytes) -> dict[str, int]:
@@ -61,11 +61,12 @@ def _is(kinds: bytes, kind: int) -> NDArray[np.bool_]:
     return found
 
 
-def _sums(text: str) -> int:
+def _sums(text: str, data: bytes) -> int:
     """The more words for money there are, the slower the pattern that finds all of them."""
-    if any(code in text for code in _CODES):
+    lower = data.lower()
+    if any(code in lower for code in _CODES):
         pattern = _MONEY
-    elif "dollars" in text:
+    elif b"dollars" in lower:
         pattern = _SUM_OR_DOLLARS
     elif any(sign in text for sign in _SIGNS):
         pattern = _SUM
