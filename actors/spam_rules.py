@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ log = get_logger(__name__)
 
 
 def rules_for(session: Session, *, with_engines: bool) -> Rules:
-    """Of the session's tenant. Without engines nothing is asked over a network."""
+    """Of the session's tenant. Without engines nothing is asked over a network but, where that is wanted, the keys of signatures."""
     from mail.spam.judging import Rules  # with the first message, as in `actors.spam.judged`
 
     tenant_id = identity_of(session).tenant_id
@@ -79,9 +80,20 @@ def _context(choices: Choices) -> Context:
         trusted_authserv_ids=frozenset(settings.trusted_authserv_ids),
         own_domains=frozenset(settings.own_domains),
         brands={word: frozenset(domains) for word, domains in settings.brands.items()},
+        dkim_lookup=key_lookup(),
         threshold=choices.threshold,
         delta=_delta(choices.delta),
     )
+
+
+def key_lookup() -> Callable[[str], bytes | None] | None:
+    """None, and no signature is verified again, unless the operator names a name server."""
+    server = get_settings().spam_dkim_dns
+    if server is None:
+        return None
+    from mail.spam.key_records import key_records
+
+    return key_records(server)
 
 
 def _delta(weights: bytes | None) -> Delta | None:

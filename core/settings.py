@@ -40,6 +40,7 @@ WELL_FORMED = {
     "rspamd_url": (r"https?://.*", "must start with http:// or https://"),
     "rspamd_controller_url": (r"https?://.*", "must start with http:// or https://"),
     "spamd_url": (r"(tcp:/)?/.*", "must start with tcp:// or /"),
+    "spam_dkim_dns": (r"system|[\d.]{7,15}(:\d+)?|\[[\da-f:.]+\](:\d+)?", "must be system or an address like 192.0.2.53:53 or [::1]"),
     "system_sender": (
         r"[^<>@\s]+@[^<>@\s]+|[^<>@\r\n]*<[^<>@\s]+@[^<>@\s]+>",
         "must be an address, bare or with a name: Acme <noreply@acme.example>",
@@ -95,6 +96,7 @@ class Settings(BaseSettings):
     spamd_url: str | None = None
     spam_engine_timeout: float = Field(5.0, gt=0, le=60)
     spam_teach_engines: bool = False
+    spam_dkim_dns: str | None = None
 
     credential_encryption_key: SecretStr | None = None
     task_signing_key: SecretStr | None = None

@@ -197,20 +197,25 @@ def date(headers: RawHeaders, defects: set[str]) -> datetime | None:
     if not value:
         return None
     try:
-        plain = _PLAIN_DATE.fullmatch(value)
-        moment = _plain_date(plain) if plain is not None else parsedate_to_datetime(value)
+        moment = plain_date(value) or parsedate_to_datetime(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         defects.add("bad_date")
         return None
 
 
-def _plain_date(plain: re.Match[str]) -> datetime:
-    """The form nearly all mail has. Raises ValueError."""
+def plain_date(value: str) -> datetime | None:
+    """A date in the form nearly all mail has (RFC 5322 3.3); None for any other, and for a day that is none."""
+    plain = _PLAIN_DATE.fullmatch(value)
+    if plain is None:
+        return None
     day, month, year, hour, minute, second, sign, hours, minutes = plain.groups()
     offset = timedelta(hours=int(hours), minutes=int(minutes))
-    zone = timezone(-offset if sign == "-" else offset)
-    return datetime(int(year), _MONTHS.get(month, 0), int(day), int(hour), int(minute), int(second), tzinfo=zone)
+    try:
+        zone = timezone(-offset if sign == "-" else offset)
+        return datetime(int(year), _MONTHS.get(month, 0), int(day), int(hour), int(minute), int(second), tzinfo=zone)
+    except ValueError:
+        return None
 
 
 def message_ids(value: str) -> list[str]:

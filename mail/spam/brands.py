@@ -137,7 +137,9 @@ class Names:
         labels = {domain.partition(".")[0]: domain for domain in sorted(self.theirs)}
         labels.update({domain.partition(".")[0]: domain for domain in sorted(self.own)})
         self.labels = {label: domain for label, domain in labels.items() if len(label) >= 4}
+        self.long = [label for label in self.labels if len(label) >= 7]
         self.skeletons = {skeleton(label): label for label in self.labels}
+        self.shown = [(f" {skeleton(word)} ", word, domains) for word, domains in self.brands.items()]
         self.words = frozenset(word for word in self.brands if word.isalpha() and len(word) >= 5)
 
     @lru_cache(maxsize=20_000)  # noqa: B019 - there are two of these in a process, and they live as long
@@ -152,7 +154,7 @@ class Names:
         if alike is not None:
             return self.labels[alike]
         if len(label) >= 7:
-            near = next((known for known in self.labels if len(known) >= 7 and is_near(label, known)), None)
+            near = next((known for known in self.long if -2 < len(known) - len(label) < 2 and is_near(label, known)), None)
             if near is not None:
                 return self.labels[near]
         return ""

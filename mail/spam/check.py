@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mail.spam.features import Features, read_features
 from mail.spam.findings import find_indicators
@@ -38,7 +39,7 @@ def judge(source: bytes, context: Context, model: Model | None, clock: Callable[
     view = read_view(source)
     features = _features(view)
     indicators = find_indicators(view, features.words, context, lambda: clock() < deadline)
-    logit = model.logit(features.groups) if model else 0.0
+    logit, weights = model.weigh(features.groups) if model else (0.0, np.empty(0))
     hashes = features.to_bytes(LEARNED_FROM)
     score = _score(logit, indicators, hashes, context, model)
     default = model.threshold if model else RULES_THRESHOLD
@@ -52,7 +53,7 @@ def judge(source: bytes, context: Context, model: Model | None, clock: Callable[
         is_spam=score >= threshold,
         threshold=threshold,
         indicators=tuple(indicators),
-        contributions=_explained(features, model),
+        contributions=_explained(features, weights),
         hashes=hashes,
         logit=logit,
         notes=tuple(view.notes),
@@ -75,15 +76,15 @@ def _score(logit: float, indicators: list[Indicator], hashes: bytes, context: Co
     return sigmoid(odds)
 
 
-def _explained(features: Features, model: Model | None) -> tuple[Contribution, ...]:
+def _explained(features: Features, weights: NDArray[np.float64]) -> tuple[Contribution, ...]:
     """The features that moved the raw score most, either way."""
-    if model is None:
-        return ()
-    weights = [model.weights(group, hashes) for group, hashes in enumerate(features.groups)]
-    joined, hashes = np.concatenate(weights), np.concatenate(features.groups)
-    top = np.argsort(-np.abs(joined), kind="stable")[:EXPLAINED]
-    return tuple(
-        Contribution(features.name_of(int(hashes[place]) >> 29, int(hashes[place])), round(float(joined[place]), 4))
-        for place in top
-        if joined[place]
-    )
+    return tuple(Contribution(features.name_at(place), round(float(weights[place]), 4)) for place in _top(weights) if weights[place])
+
+
+def _top(weights: NDArray[np.float64]) -> list[int]:
+    """The places of the EXPLAINED largest, of equal ones the first: as a stable sort of all has them, in a fraction of its time."""
+    sizes = np.abs(weights)
+    least = np.partition(sizes, -EXPLAINED)[-EXPLAINED] if len(sizes) > EXPLAINED else 0.0
+    places = np.flatnonzero(sizes >= least)
+    top: list[int] = places[np.argsort(-sizes[places], kind="stable")][:EXPLAINED].tolist()
+    return top

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, repeat
+from itertools import chain, pairwise, repeat
 from zlib import crc32
 
 import numpy as np
@@ -26,11 +26,16 @@ BODY = 6000
 """Bytes of the shown text that are read as runs of characters and as words."""
 _RUN = 4
 _MASK = np.uint32((1 << 29) - 1)
+_ENDS = np.arange(1, len(GROUPS), dtype=np.uint32) << np.uint32(29)
+"""Where in sorted hashes the next group begins."""
 
 _LOWER = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ123456789", b"abcdefghijklmnopqrstuvwxyz000000000")
 _URL = re.compile(rb"(?:https?://|www\.)[^\s<>\"')\]]+")
-_ADDRESS = re.compile(rb"[\w.+=-]{1,64}@[\w.-]+")
+_LOCAL_PART, _AT_DOMAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+=-", re.compile(rb"@[\w.-]+")
+_MAX_LOCAL_PART = 64
 _WORD = re.compile(rb"[a-z0\x80-\xff$']{2,24}")
+_LONGEST_WORD = 24
+_ONLY_WORDS = bytes(byte if _WORD.fullmatch(bytes([byte] * 2)) else 0x20 for byte in range(256))
 _NEVER_THE_SAME = listed(
     "date subject dkim-signature arc-seal arc-message-signature message-id references in-reply-to x-google-dkim-signature content-type"
 )
@@ -43,7 +48,10 @@ class Features:
 
     groups: list[Hashes] = field(default_factory=lambda: [np.empty(0, np.uint32)] * len(GROUPS))
     tokens: list[Sequence[bytes]] = field(default_factory=lambda: [()] * len(GROUPS))
+    """Each once, in the order in which they were met; the first two groups have `runs` instead."""
     runs: list[bytes] = field(default_factory=lambda: [b""] * 2)
+    unsorted: list[Hashes] = field(default_factory=list)
+    """The hash of each place of `runs`, and of each of `tokens`."""
     words: frozenset[bytes] = frozenset()
     """Those of subject and text, as `normal` has them."""
 
@@ -51,14 +59,15 @@ class Features:
         """Those of all groups from this one on, little-endian, sorted."""
         return np.concatenate(self.groups[first:]).astype("<u4").tobytes()
 
-    def name_of(self, group: int, wanted: int) -> str:
-        """What a hash stands for in this message: `head:no:date`, `body:viag`."""
-        if group < 2:
-            data = self.runs[group]
-            places = np.flatnonzero(_run_hashes(data, group) == wanted)
-            text = data[places[0] : places[0] + _RUN] if len(places) else b"?"
-        else:
-            text = next((each for each in self.tokens[group] if _token_hash(each, group) == wanted), b"?")
+    def name_at(self, place: int) -> str:
+        """What a hash stands for in this message, by its place among those of all groups: `head:no:date`, `body:viag`."""
+        group = 0
+        while place >= len(self.groups[group]):
+            place -= len(self.groups[group])
+            group += 1
+        wanted = self.groups[group][place]
+        place = int((self.unsorted[group] == wanted).argmax())
+        text = self.runs[group][place : place + _RUN] if group < len(self.runs) else self.tokens[group][place]
         return f"{GROUPS[group]}:{text.decode('utf-8', 'replace')}"
 
 
@@ -74,20 +83,18 @@ def read_features(view: View) -> Features:
     features = Features()
     subject, body = normal(view.subject), normal(view.shown[:BODY])
     features.runs = [_start(view), b" ".join(body.split())]
-    head, told = _WORD.findall(subject), frozenset(_WORD.findall(body))
+    head, told = words_of(subject), frozenset(words_of(body))
     features.words = told.union(head)
     features.tokens = [
         (),
         (),
-        [token.encode("utf-8", "replace") for token in header_tokens(view)],
-        [token.encode("utf-8", "replace") for token in body_tokens(view)],
-        [*(b"s " + word for word in head), *_pairs(head), *told],
-        _site(view),
+        _encoded(dict.fromkeys(header_tokens(view))),
+        _encoded(dict.fromkeys(body_tokens(view))),
+        [*dict.fromkeys([*(b"s " + word for word in head), *_pairs(head)]), *told],
+        [*dict.fromkeys(_site(view))],
     ]
-    for group, data in enumerate(features.runs):
-        features.groups[group] = _unique(_run_hashes(data, group))
-    for group in range(2, len(GROUPS)):
-        features.groups[group] = _hashed(features.tokens[group], group)
+    features.unsorted = [*(_run_hashes(data, group) for group, data in enumerate(features.runs)), *_hashed(features.tokens[2:], 2)]
+    features.groups = _sorted(features.unsorted)
     return features
 
 
@@ -96,7 +103,27 @@ def normal(text: str) -> bytes:
     data = text.encode("utf-8", "replace").translate(_LOWER)
     if b"http" in data or b"www." in data:
         data = _URL.sub(b" ~u ", data)
-    return _ADDRESS.sub(b" ~a ", data) if b"@" in data else data
+    return _without_addresses(data) if b"@" in data else data
+
+
+def _without_addresses(data: bytes) -> bytes:
+    """From each @ to both sides: a pattern for the whole address would be tried at every letter of the text."""
+    pieces, position = [], 0
+    for match in _AT_DOMAIN.finditer(data):
+        before = data[position : match.start()]
+        local = min(len(before) - len(before.rstrip(_LOCAL_PART)), _MAX_LOCAL_PART)
+        if local:
+            pieces += [before[:-local], b" ~a "]
+            position = match.end()
+    return b"".join([*pieces, data[position:]])
+
+
+def words_of(data: bytes) -> list[bytes]:
+    """The words of a text as `normal` has it, in order: 2 to 24 letters, longer ones in pieces."""
+    found = data.translate(_ONLY_WORDS).split()
+    if max(map(len, found), default=0) > _LONGEST_WORD:
+        return _WORD.findall(data)
+    return [word for word in found if len(word) > 1]
 
 
 def _start(view: View) -> bytes:
@@ -115,30 +142,50 @@ def _site(view: View) -> list[bytes]:
     return [*(name[:40].encode("ascii", "replace") for name, _ in kept), *_SITE_WORD.findall(said)][:1000]
 
 
-def _token_hash(token: bytes, group: int) -> int:
-    return (crc32(token, group) & 0x1FFFFFFF) | group << 29
+def _encoded(tokens: Iterable[str]) -> list[bytes]:
+    """Each of them in UTF-8; all at once where none holds the sign that is put between."""
+    texts = list(tokens)
+    found = "\0".join(texts).encode("utf-8", "replace").split(b"\0")
+    return found if len(found) == len(texts) else [text.encode("utf-8", "replace") for text in texts]
 
 
-def _hashed(tokens: Sequence[bytes], group: int) -> Hashes:
-    if not tokens:
-        return np.empty(0, np.uint32)
-    hashes = np.array(list(map(crc32, set(tokens), repeat(group))), np.uint32)
-    return _unique((hashes & _MASK) | np.uint32(group << 29))
+def _hashed(groups: Sequence[Sequence[bytes]], first: int) -> list[Hashes]:
+    """The hash of each token, by group; `first` is the number of the first of these groups."""
+    numbers = range(first, first + len(groups))
+    codes = chain.from_iterable(map(crc32, tokens, repeat(group)) for group, tokens in zip(numbers, groups, strict=True))
+    hashes = np.array(list(codes), np.uint32)
+    hashes &= _MASK
+    found, start = [], 0
+    for group, tokens in zip(numbers, groups, strict=True):
+        found.append(hashes[start : start + len(tokens)])
+        found[-1] |= np.uint32(group << 29)
+        start += len(tokens)
+    return found
 
 
-def _unique(hashes: Hashes) -> Hashes:
-    """As np.unique, in a third of its time."""
+def _sorted(groups: list[Hashes]) -> list[Hashes]:
+    """Each group sorted, each hash once: all in one go, as the group is the highest bits."""
+    hashes: Hashes = np.concatenate(groups)
     hashes.sort()
-    return hashes[np.append(True, hashes[1:] != hashes[:-1])] if len(hashes) else hashes
+    is_new = np.empty(len(hashes), bool)
+    is_new[:1] = True
+    np.not_equal(hashes[1:], hashes[:-1], out=is_new[1:])
+    hashes = hashes[is_new]
+    ends = [0, *hashes.searchsorted(_ENDS).tolist(), len(hashes)]
+    return [hashes[start:end] for start, end in pairwise(ends)]
 
 
 def _run_hashes(data: bytes, group: int) -> Hashes:
     """One for each position: FNV-like over _RUN bytes, with the high bits mixed in."""
     if len(data) < _RUN:
         return np.empty(0, np.uint32)
-    values = np.frombuffer(data, np.uint8).astype(np.uint32)
-    words = values[:-3] | values[1:-2] << np.uint32(8) | values[2:-1] << np.uint32(16) | values[3:] << np.uint32(24)
-    words = (words ^ words >> np.uint32(15)) * np.uint32(0x2C1B3C6D)
-    words = (words ^ words >> np.uint32(12)) * np.uint32(0x297A2D39)
-    hashes: Hashes = ((words ^ words >> np.uint32(15)) & _MASK) | np.uint32(group << 29)
-    return hashes
+    places = np.ndarray((len(data) - _RUN + 1,), "<u4", data, strides=(1,))  # at every byte, the four from there as one number
+    words = places.astype(np.uint32)
+    words ^= words >> np.uint32(15)
+    words *= np.uint32(0x2C1B3C6D)
+    words ^= words >> np.uint32(12)
+    words *= np.uint32(0x297A2D39)
+    words ^= words >> np.uint32(15)
+    words &= _MASK
+    words |= np.uint32(group << 29)
+    return words

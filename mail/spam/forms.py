@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice, repeat
 
 from mail.spam.links import read_target
 from mail.spam.page import Page
@@ -16,11 +17,14 @@ MAX_TAGS = 120
 MAX_LINKS = 40
 
 _WROTE = re.compile(r"(?:wrote|writes|schrieb|écrit|escribió|said):?[ \t]*$", re.MULTILINE)
+_WROTE_WORDS = ("wrote", "writes", "schrieb", "écrit", "escribió", "said")
 _CODE = re.compile(r"^(?:[+-]{3} |@@ |#include|def |import |diff |\$ |[{}]\s*$)", re.MULTILINE)
+_CODE_STARTS = ("+", "---", "-+", "--+", "@@ ", "#include", "def ", "import ", "diff ", "$ ", "{", "}")
+"""Patterns tried at every place of a text take long: these say of a text where one may be."""
 _BOUNDARY = re.compile(r"boundary=\"?([^\";]+)", re.IGNORECASE)
 _LETTERS, _DIGITS = re.compile(r"[a-zA-Z]+"), re.compile(r"[0-9]+")
-_ATTRIBUTE_NAME = re.compile(r"([a-zA-Z-]+)\s*=")
-_STYLE_NAME = re.compile(r"([a-z-]{3,24})\s*:", re.IGNORECASE)
+_NAME_SIGNS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"
+_LONGEST_STYLE = 24
 _ONE_PIXEL = re.compile(r"(?:width|height)\s*=\s*[\"']?[01]\b", re.IGNORECASE)
 _SOURCE = re.compile(r"src\s*=\s*[\"']?\s*(cid:|https?:|data:)?", re.IGNORECASE)
 _PATH_WORD = re.compile(r"[a-z]{3,12}")
@@ -62,15 +66,15 @@ def _parts(view: View) -> Iterator[str]:
 def _lines(text: str) -> Iterator[str]:
     """How a plain text is set: quotes, long and empty lines."""
     lines = text.splitlines()
-    yield f"quoted:{bucket(sum(line[:1] in {'>', '|'} for line in lines))}"
+    yield f"quoted:{bucket(sum(map(str.startswith, lines, repeat(('>', '|')))))}"
     if not lines:
         return
     yield f"longest:{bucket(max(map(len, lines)))}"
-    yield f"blank:{sum(not line.strip() for line in lines) * 8 // len(lines)}"
-    yield f"trailing:{sum(line[-1:] == ' ' for line in lines) * 4 // len(lines)}"
-    if _WROTE.search(text):
+    yield f"blank:{[*map(str.strip, lines)].count('') * 8 // len(lines)}"
+    yield f"trailing:{sum(map(str.endswith, lines, repeat(' '))) * 4 // len(lines)}"
+    if any(word in text for word in _WROTE_WORDS) and _WROTE.search(text):
         yield "wrote"
-    if _CODE.search(text):
+    if any(map(str.startswith, lines, repeat(_CODE_STARTS))) and _CODE.search(text):
         yield "code"
 
 
@@ -109,18 +113,27 @@ def _page(page: Page, html: str) -> Iterator[str]:
 
 
 def _markup(page: Page) -> Iterator[str]:
-    for name, rest in page.tags[:MAX_TAGS]:
+    for name, rest in dict.fromkeys(page.tags[:MAX_TAGS]):
         if rest:
-            for each in _ATTRIBUTE_NAME.findall(rest)[:6]:
-                yield f"attr:{name}.{each.lower()}"[:30]
+            for each in islice(_names_before("=", rest, 1), 6):
+                yield f"attr:{name}.{each}"[:30]
             if "tyle" in rest or "TYLE" in rest:
-                for each in _STYLE_NAME.findall(rest)[:8]:
-                    yield f"style:{each.lower()}"
-    for image in page.images[:20]:
+                for each in islice(_names_before(":", rest, 3), 8):
+                    yield f"style:{each[-_LONGEST_STYLE:]}"
+    for image in dict.fromkeys(page.images[:20]):
         source = _SOURCE.search(image)
         yield f"src:{(source.group(1) or 'other').lower()[:4] if source is not None else 'none'}"
         if _ONE_PIXEL.search(image):
             yield "pixel"
+
+
+def _names_before(sign: str, text: str, least: int) -> Iterator[str]:
+    """The names of at least so many letters that stand before a sign, in lower case."""
+    for piece in text.split(sign)[:-1]:
+        said = piece.rstrip()
+        length = len(said) - len(said.rstrip(_NAME_SIGNS))
+        if length >= least:
+            yield said[-length:].lower()
 
 
 def _links(view: View) -> Iterator[str]:

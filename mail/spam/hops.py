@@ -9,8 +9,12 @@ from functools import lru_cache
 
 from publicsuffixlist import PublicSuffixList
 
+from mail.mime_headers import plain_date
+
 _SUFFIXES = PublicSuffixList()
-_FROM = re.compile(r"from\s+(\S+)(.{0,400}?)(?:\sby\s|$)", re.IGNORECASE | re.DOTALL)
+_FROM = re.compile(r"from\s+(\S+)", re.IGNORECASE)
+_BY = re.compile(r"\s[bB][yY]\s")
+_LONGEST_FROM = 400
 _IP = re.compile(r"(?<![\d.])(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?![\d.])")
 _NAME = re.compile(r"[\w-]+(?:\.[\w-]+)+")
 _HELO = re.compile(r"\bhelo[= ]\s*([^\s)\]]+)", re.IGNORECASE)
@@ -36,30 +40,36 @@ def organisation(domain: str) -> str:
     return _SUFFIXES.privatesuffix(domain.strip(".").lower()[:253]) or domain.lower()
 
 
-def read_hops(values: list[str]) -> list[Hop]:
-    """The hops with a `from`, the newest first, at most 30."""
-    hops = []
+def find_border(values: list[str]) -> tuple[Hop | None, int]:
+    """The newest hop that came from a public address, the last one that our own side wrote; and how many there are behind it.
+
+    Of Received headers, the newest first, the first 30; those without a `from` do not count.
+    """
+    border, behind = None, 0
     for value in values[:30]:
-        match = _FROM.match(value[:600])
-        if match is not None:
-            hops.append(_hop(match.group(1), match.group(2)))
-    return hops
+        value = value[:600]  # noqa: PLW2901
+        match = _FROM.match(value)
+        if match is None:
+            continue
+        by = _BY.search(value, match.end())
+        end = len(value) if by is None else by.start()
+        if end - match.end() > _LONGEST_FROM:
+            continue
+        if border is not None:
+            behind += 1
+        elif (hop := _hop(match.group(1), value[match.end() : end])).address and not hop.is_private:
+            border = hop
+    return border, behind
 
 
 def _hop(said: str, rest: str) -> Hop:
     ips = _IP.findall(rest) or _IP.findall(said)
-    names = _NAME.findall(rest)
     helo = _HELO.search(rest)
-    found = next((name for name in names if not _IP.fullmatch(name) and not name[-1].isdigit()), "")
+    found = next((name.group() for name in _NAME.finditer(rest) if not name.group()[-1].isdigit()), "")
     if helo is not None:  # qmail and Exim: the name before the brackets is the one that was found
         said, found = helo.group(1), said if "." in said else ""
     address = ips[-1] if ips else ""
     return Hop(said.strip("[]()").lower(), found.lower(), address, bool(address) and _PRIVATE.match(address) is not None)
-
-
-def border(hops: list[Hop]) -> Hop | None:
-    """The newest hop that came from a public address: the last one that our own side wrote."""
-    return next((hop for hop in hops if hop.address and not hop.is_private), None)
 
 
 def is_dynamic(name: str) -> bool:
@@ -69,11 +79,20 @@ def is_dynamic(name: str) -> bool:
 
 def received_at(value: str) -> float | None:
     """When a Received header says that it was written, in seconds since the epoch; None for nonsense."""
-    parsed = parsedate_tz(value.rpartition(";")[2][:100])
-    if parsed is None:
-        return None
-    try:
-        moment = float(mktime_tz(parsed))
-    except (ValueError, OverflowError):
-        return None
+    return _moment(value.rpartition(";")[2][:100].strip())
+
+
+@lru_cache(maxsize=256)  # asked for several times of a message
+def _moment(text: str) -> float | None:
+    plain = plain_date(text)
+    if plain is not None:
+        moment = plain.timestamp()
+    else:
+        parsed = parsedate_tz(text)
+        if parsed is None:
+            return None
+        try:
+            moment = float(mktime_tz(parsed))
+        except (ValueError, OverflowError):
+            return None
     return moment if 0 < moment < _YEAR_2100 else None

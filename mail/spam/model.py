@@ -8,6 +8,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,26 @@ class Model:
 
     def logit(self, groups: list[NDArray[np.uint32]]) -> float:
         """The raw score: for each group the sum of its weights over the root of how many features it has."""
-        mask = np.uint32((1 << self.bits) - 1)
-        total = self.bias
-        for hashes, weights, scale in zip(groups, self.table, self.scales, strict=False):
-            if scale and len(hashes):
-                total += scale * int(weights[hashes & mask].sum(dtype=np.int64)) / math.sqrt(len(hashes))
-        return total
+        return self.weigh(groups)[0]
 
-    def weights(self, group: int, hashes: NDArray[np.uint32]) -> NDArray[np.float64]:
-        """What each feature of a group adds to the raw score."""
-        if not len(hashes) or group >= len(self.scales):
-            return np.zeros(len(hashes))
-        mask = np.uint32((1 << self.bits) - 1)
-        weights: NDArray[np.float64] = self.table[group][hashes & mask] * np.float64(self.scales[group] / math.sqrt(len(hashes)))
-        return weights
+    def weigh(self, groups: list[NDArray[np.uint32]]) -> tuple[float, NDArray[np.float64]]:
+        """The raw score, and what each feature of the weighed groups adds to it, one group after the other."""
+        used = groups[: len(self.scales)]
+        sizes = [len(each) for each in used]
+        if not any(sizes):
+            return self.bias, np.empty(0)
+        hashes = np.concatenate(used)
+        places = hashes & np.uint32((1 << self.bits) - 1)
+        places |= hashes >> np.uint32(29) << np.uint32(self.bits)
+        weights = self.table.ravel().take(places)
+        starts = [end - size for end, size in zip(accumulate(sizes), sizes, strict=True) if size]
+        sums = iter(np.add.reduceat(weights, starts, dtype=np.int64).tolist())
+        total, shares = self.bias, []
+        for size, scale in zip(sizes, self.scales, strict=False):
+            root = math.sqrt(size or 1)
+            shares.append(scale / root)
+            total += scale * next(sums) / root if size else 0.0
+        return total, weights * np.repeat(shares, sizes)
 
     def probability(self, logit: float) -> float:
         """The calibrated probability of a raw score (Platt)."""

@@ -25,16 +25,18 @@ _NO_TEXT = re.compile(r"<!--|<(?:style|script|title)\b|<![^>-]", re.IGNORECASE)
 _INLINE = re.compile(r"</?(?:a|abbr|b|bdo|big|em|font|i|s|small|span|strike|strong|sub|sup|tt|u|o:p|wbr)\b[^<>]*>", re.IGNORECASE)
 _ANY_TAG = re.compile(r"<[^<>]*>")
 _ATTRIBUTE = re.compile(r"([a-zA-Z][a-zA-Z-]*)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
-_HREF = re.compile(r"href\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.IGNORECASE)
+_HREF = re.compile(r"[hH][rR][eE][fF]\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
 _HIDING = re.compile(
     r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*[01](?:\.\d+)?(?:px|pt|em|%)?\s*(?:[;\"'!]|$)|opacity\s*:\s*0(?:\.0+)?\s*(?:[;\"'!]|$)"
     r"|text-indent\s*:\s*-\d{3,}|max-height\s*:\s*0(?:px)?\s*(?:[;\"'!]|$)|mso-hide\s*:\s*all|(?:left|top)\s*:\s*-\d{3,}",
-    re.IGNORECASE,
 )
-_COLOUR = re.compile(r"(?<![-\w])color\s*[:=]\s*[\"']?\s*(#?[a-zA-Z0-9]+)", re.IGNORECASE)
-_BACKGROUND = re.compile(r"(?:bgcolor\s*=|background(?:-color)?\s*:)\s*[\"']?\s*(#?[a-zA-Z0-9]+)", re.IGNORECASE)
+"""Of attributes in lower case, as the next two."""
+_WAYS_OF_HIDING = ("none", "hidden", "font-size", "opacity", "text-indent", "max-height", "mso-hide", "left", "top")
+_COLOUR = re.compile(r"color(?<![-\w]color)\s*[:=]\s*[\"']?\s*(#?[a-z0-9]+)")
+_BACKGROUND = re.compile(r"b(?:gcolor\s*=|ackground(?:-color)?\s*:)\s*[\"']?\s*(#?[a-z0-9]+)")
 _NAMED = {"white": "ffffff", "black": "000000", "red": "ff0000", "yellow": "ffff00", "blue": "0000ff", "gray": "808080"}
 _VOID = frozenset({"br", "img", "hr", "input", "meta", "link", "area", "base", "col", "wbr", "param", "embed"})
+_NOTED = frozenset({"img", "form", "input", "textarea", "select", "area", "meta"})
 _BACKED = frozenset({"body", "table", "tr", "td", "div"})
 _CLOSED_EARLY = frozenset({"p", "li", "td", "th", "tr", "dt", "dd", "option", "tbody", "thead"})
 
@@ -98,7 +100,7 @@ def read_page(html: str) -> Page:
 
 def shown_text(html: str) -> str:
     """The words of a piece of HTML: tags inside words vanish, all others separate."""
-    return entities.unescape(_ANY_TAG.sub(" ", _INLINE.sub("", html)))
+    return entities.unescape(_ANY_TAG.sub(" ", _INLINE.sub("", html)) if "<" in html else html)
 
 
 def _without_invisible(html: str) -> str:
@@ -155,19 +157,21 @@ class _Scanner:
             target = _HREF.search(rest)
             href = entities.unescape(target.group(1) or target.group(2) or target.group(3) or "").strip() if target is not None else ""
             self.link = (href, match.end()) if href else None
-        else:
+        elif name in _NOTED:
             _note(name, rest, self.page)
-        if not rest:
-            return
-        lower = rest.lower()
-        if ("style" in lower or "color" in lower) and name not in _VOID:
-            if _hides(rest, self.background):
-                self.pieces.append(self.html[self.position : match.start()])
-                self.position = match.end()
-                if name not in _CLOSED_EARLY:
-                    self.hidden_by, self.depth = name, 1
-            if name in _BACKED and (found := _BACKGROUND.search(rest)) is not None:
-                self.background = _colour(found.group(1))
+        if rest and name not in _VOID:
+            lower = rest.lower()
+            if "style" in lower or "color" in lower:
+                self._style(match, name, lower)
+
+    def _style(self, match: re.Match[str], name: str, lower: str) -> None:
+        if _hides(lower, self.background):
+            self.pieces.append(self.html[self.position : match.start()])
+            self.position = match.end()
+            if name not in _CLOSED_EARLY:
+                self.hidden_by, self.depth = name, 1
+        if name in _BACKED and (found := _BACKGROUND.search(lower)) is not None:
+            self.background = _colour(found.group(1))
 
     def _unhide(self, match: re.Match[str], step: int) -> None:
         self.depth += step
@@ -205,20 +209,20 @@ def _note(name: str, rest: str, page: Page) -> None:
         page.refreshes = True
 
 
-def _hides(rest: str, background: str) -> bool:
-    if _HIDING.search(rest) is not None:
+def _hides(lower: str, background: str) -> bool:
+    if ":" in lower and any(way in lower for way in _WAYS_OF_HIDING) and _HIDING.search(lower) is not None:
         return True
-    colour = _COLOUR.search(rest)
+    colour = _COLOUR.search(lower) if "color" in lower else None
     if colour is None:
         return False
-    own = _BACKGROUND.search(rest)
+    own = _BACKGROUND.search(lower)
     behind = _colour(own.group(1)) if own is not None else background
     return _colour(colour.group(1)) == behind != ""
 
 
 def _colour(text: str) -> str:
     """Six hexadecimal digits, or nothing for what is no plain colour."""
-    value = _NAMED.get(text.lower(), text.lower().removeprefix("#"))
+    value = _NAMED.get(text, text.removeprefix("#"))
     if len(value) == 3:
         value = "".join(digit * 2 for digit in value)
     return value if len(value) == 6 and not value.strip("0123456789abcdef") else ""

@@ -7,11 +7,12 @@ headers tell sites and years apart and make a model worse everywhere else. A ten
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 
 from mail.addresses import domain_of
-from mail.spam.hops import Hop, border, is_dynamic, organisation, read_hops, received_at
+from mail.spam.hops import Hop, find_border, is_dynamic, organisation, received_at
 from mail.spam.view import View
 from mail.spam.wordlists import listed
 
@@ -38,12 +39,7 @@ _BOUNDS = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 2000, 400
 
 def bucket(number: int) -> int:
     """How many of the bounds are not above the number: steps of about 1.6."""
-    low = 0
-    for bound in _BOUNDS:
-        if number < bound:
-            break
-        low += 1
-    return low
+    return bisect_right(_BOUNDS, number)
 
 
 def shape(text: str) -> str:
@@ -122,13 +118,12 @@ def _date(view: View) -> Iterator[str]:
 
 def _route(view: View) -> Iterator[str]:
     received = view.names.get("received", [])
-    hops = read_hops(received)
-    outside = border(hops)
+    outside, behind = find_border(received)
     yield f"hops:{min(len(received), 9)}"
     if outside is None:
         yield "border:none"
         return
-    yield f"after:{min(len(hops) - hops.index(outside) - 1, 5)}"
+    yield f"after:{min(behind, 5)}"
     yield from _hop(outside)
     if view.sender is not None:
         yield f"border:from:{_met(outside, organisation(view.sender_domain))}"

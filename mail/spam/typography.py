@@ -5,35 +5,77 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from numpy.typing import NDArray
 
 MAX_TEXT = 8_000
 """Characters that are looked at."""
-_VOWEL, _CONSONANT, _SIGN, _GAP = 1, 2, 4, 8
-_CLASSES = np.zeros(256, np.uint8)
-for _letters, _class in (
-    (b"aeiouyAEIOUY", _VOWEL),
-    (b"bcdfghjklmnpqrstvwxzBCDFGHJKLMNPQRSTVWXZ", _CONSONANT),
-    (b"0123456789@|!$", _SIGN),
-    (b" ._*-/", _GAP),
-):
-    _CLASSES[list(_letters)] = _class
+_VOWELS, _CONSONANTS = b"aeiouyAEIOUY", b"bcdfghjklmnpqrstvwxzBCDFGHJKLMNPQRSTVWXZ"
+
+
+def _classes(**classes: bytes) -> bytes:
+    """A table that turns each byte of a class into the class's name, and every other into a blank."""
+    table = bytearray(b" " * 256)
+    for name, members in classes.items():
+        for byte in members:
+            table[byte] = ord(name)
+    return bytes(table)
+
+
+_HARD = _classes(c=_CONSONANTS)
+_SET = _classes(a=_VOWELS + _CONSONANTS, s=b"0123456789@|!$", g=b" ._*-/")
+_DIALLED = _classes(d=b"0123456789", g=b"-. ")
+_SIGN, _LETTER, _GAP = b"sag"
+_SUM = re.compile(r"[$£€] ?\d")
+_SUM_OR_DOLLARS = re.compile(r"[$£€\d](?:(?<=[$£€]) ?\d|(?<=\d) dollars\b)")
 _MONEY = re.compile(r"[$£€] ?\d|\b(?:usd|eur|gbp|USD|EUR|GBP) ?\d|\d (?:usd|USD|dollars|euros?)\b")
-_CURRENCIES = ("$", "£", "€", "usd", "USD", "eur", "EUR", "gbp", "GBP", "dollars", "euro")
+_SIGNS, _CODES = ("$", "£", "€"), (b"usd", b"eur", b"gbp")
 _PHONE = re.compile(r"\d{3}\)?[-. ]\d{3}[-. ]\d{4}\b")
 
 
 def oddities(text: str) -> dict[str, int]:
     """How often there are five consonants in a row, signs inside words, letters with gaps between them, sums, telephone numbers."""
     text = text[:MAX_TEXT]
-    found = {"gibberish": 0, "leet": 0, "dotted": 0, "money": 0, "phone": 0}
-    kinds = _CLASSES[np.frombuffer(text.encode("ascii", "replace"), np.uint8)]
-    if len(kinds) > 9:
-        hard, letter, gap = kinds == _CONSONANT, (kinds & 3) > 0, kinds == _GAP
-        found["gibberish"] = int(np.count_nonzero(hard[:-4] & hard[1:-3] & hard[2:-2] & hard[3:-1] & hard[4:]))
-        found["leet"] = int(np.count_nonzero(letter[:-2] & (kinds[1:-1] == _SIGN) & letter[2:]))
+    data = text.encode("ascii", "replace")
+    return {**_pattern_counts(data), "money": _sums(text, data), "phone": _telephones(text, data)}
+
+
+def _pattern_counts(data: bytes) -> dict[str, int]:
+    """A pattern is looked for as bytes first, and counted only where it is."""
+    found = {"gibberish": 0, "leet": 0, "dotted": 0}
+    hard, kinds = data.translate(_HARD), data.translate(_SET)
+    if b"ccccc" in hard:
+        pairs = (consonants := _is(hard, ord("c")))[:-1] & consonants[1:]
+        found["gibberish"] = int(np.count_nonzero(pairs[:-3] & pairs[2:-1] & consonants[4:]))
+    if b"asa" in kinds:
+        letter = _is(kinds, _LETTER)
+        found["leet"] = int(np.count_nonzero(letter[:-2] & _is(kinds, _SIGN)[1:-1] & letter[2:]))
+    if b"gagagag" in kinds:
+        letter, gap = _is(kinds, _LETTER), _is(kinds, _GAP)
         alone = gap[:-2] & letter[1:-1] & gap[2:]
         found["dotted"] = int(np.count_nonzero(alone[:-4] & alone[2:-2] & alone[4:]))
-    if any(each in text for each in _CURRENCIES):
-        found["money"] = sum(1 for _ in _MONEY.finditer(text))
-    found["phone"] = sum(1 for _ in _PHONE.finditer(text))
     return found
+
+
+def _is(kinds: bytes, kind: int) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.frombuffer(kinds, np.uint8) == kind
+    return found
+
+
+def _sums(text: str, data: bytes) -> int:
+    """The more words for money there are, the slower the pattern that finds all of them."""
+    lower = data.lower()
+    if any(code in lower for code in _CODES):
+        pattern = _MONEY
+    elif b"dollars" in lower:
+        pattern = _SUM_OR_DOLLARS
+    elif any(sign in text for sign in _SIGNS):
+        pattern = _SUM
+    else:
+        return 0
+    return len(pattern.findall(text))
+
+
+def _telephones(text: str, data: bytes) -> int:
+    if text.isascii() and b"dddgdddd" not in data.translate(_DIALLED):
+        return 0
+    return len(_PHONE.findall(text))

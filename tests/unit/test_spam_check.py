@@ -74,6 +74,11 @@ def said(verdict: Verdict) -> set[str]:
     return {each.code for each in verdict.indicators}
 
 
+def at_leisure(source: bytes, context: Context) -> Verdict:
+    """Without a limit in time, so that a slow machine leaves nothing out."""
+    return judge(source, context, None, clock=lambda: 0.0)
+
+
 def assert_whole(verdict: Verdict) -> None:
     assert 0.0 <= verdict.score <= 1.0
     assert verdict.is_spam == (verdict.score >= verdict.threshold)
@@ -182,8 +187,10 @@ def test_the_reasons_are_words_of_the_message_and_add_up() -> None:
     assert len(verdict.contributions) == 10
     assert all(each.name.partition(":")[0] in GROUPS and "?" not in each.name.partition(":")[2][:1] for each in verdict.contributions)
     features = read_features(read_view(source))
-    total = model.bias + sum(model.weights(group, hashes).sum() for group, hashes in enumerate(features.groups))
-    assert verdict.logit == pytest.approx(total)
+    _, weights = model.weigh(features.groups)
+    assert verdict.logit == pytest.approx(model.bias + weights.sum())
+    largest = sorted(abs(weights), reverse=True)[:10]
+    assert [abs(each.weight) for each in verdict.contributions] == pytest.approx(largest, abs=1e-4)
 
 
 def test_what_is_kept_for_learning_is_small_and_holds_no_text() -> None:
@@ -244,32 +251,29 @@ def test_a_finding_or_a_feature_that_breaks_costs_no_verdict(monkeypatch: pytest
     assert said(check(letter())) == {"unparsable"}
 
 
-def test_signatures_are_verified_again_on_the_raw_bytes() -> None:
-    key = new_private_key("rsa-sha256")
+@pytest.mark.parametrize("algorithm", ["rsa-sha256", "ed25519-sha256"])
+def test_signatures_are_verified_again_on_the_raw_bytes(algorithm: str) -> None:
+    key = new_private_key(algorithm)
     signed = Signer("baker.example", "s1", key).signed(letter(), datetime(2025, 1, 6, tzinfo=UTC))
     records = {"s1._domainkey.baker.example": key.public_record().encode()}
     context = Context(dkim_lookup=records.get)
-    assert "dkim_valid" in said(check(signed, context))
-    assert "dkim_invalid" in said(check(signed.replace(b"Tuesday", b"Sunday "), context))
-    assert not {"dkim_valid", "dkim_invalid"} & said(check(signed))
-    assert not {"dkim_valid", "dkim_invalid"} & said(check(signed, Context(dkim_lookup=lambda _: None)))
+    assert "dkim_valid" in said(at_leisure(signed, context))
+    assert "dkim_invalid" in said(at_leisure(signed.replace(b"Tuesday", b"Sunday "), context))
+    assert not {"dkim_valid", "dkim_invalid"} & said(at_leisure(signed, NOTHING_KNOWN))
+    assert not {"dkim_valid", "dkim_invalid"} & said(at_leisure(signed, Context(dkim_lookup=lambda _: None)))
     assert "dkim_invalid" in said(
-        check(letter(DKIM_Signature="v=1; d=baker.example; s=s1; b=x"), Context(dkim_lookup=lambda _: b"v=DKIM1; p=x"))
+        at_leisure(letter(DKIM_Signature="v=1; d=baker.example; s=s1; b=x"), Context(dkim_lookup=lambda _: b"v=DKIM1; p=x"))
     )
-
-
-def test_a_signature_that_cannot_be_verified_here_says_nothing() -> None:
-    key = new_private_key("ed25519-sha256")
-    signed = Signer("baker.example", "s1", key).signed(letter(), datetime(2025, 1, 6, tzinfo=UTC))
-    records = {"s1._domainkey.baker.example": key.public_record().encode()}
-    assert "dkim_invalid" not in said(check(signed, Context(dkim_lookup=records.get)))
 
 
 def test_a_lookup_that_breaks_costs_no_verdict() -> None:
     def lookup(_: str) -> bytes | None:
         raise OSError
 
-    assert_whole(check(letter(DKIM_Signature="v=1; a=rsa-sha256; d=baker.example; s=s1; bh=x; h=from; b=x"), Context(dkim_lookup=lookup)))
+    signed = letter(DKIM_Signature="v=1; a=rsa-sha256; d=baker.example; s=s1; bh=AAAA; h=from; b=AAAA")
+    verdict = at_leisure(signed, Context(dkim_lookup=lookup))
+    assert_whole(verdict)
+    assert "dkim_invalid" not in said(verdict)
 
 
 @pytest.mark.parametrize(

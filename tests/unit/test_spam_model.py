@@ -67,8 +67,8 @@ def test_the_raw_score_is_the_sum_of_weights_over_the_roots() -> None:
     expected = 0.1 + 0.5 * (-8 - 7) / math.sqrt(2) + 0.25 * 7
     assert small().logit(groups) == pytest.approx(expected)
     assert small().logit([np.empty(0, np.uint32), groups[1]]) == pytest.approx(0.1 + 0.25 * 7)
-    assert small().weights(0, groups[0]) == pytest.approx([-8 * 0.5 / math.sqrt(2), -7 * 0.5 / math.sqrt(2)])
-    assert small().weights(5, groups[0]) == pytest.approx([0, 0])
+    logit, weights = small().weigh([*groups, groups[0]])  # the third group is nobody's
+    assert [logit, *weights] == pytest.approx([expected, -8 * 0.5 / math.sqrt(2), -7 * 0.5 / math.sqrt(2), 0.25 * 7])
     assert small().probability(0.0) == pytest.approx(sigmoid(-0.5))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from time import monotonic
 
 from mail.spam.hops import organisation
 from mail.spam.indicators.table import found
@@ -13,11 +14,11 @@ from mail.spam.view import View
 MAX_SIGNED = 1024 * 1024
 """Bytes of a message whose signatures are verified; larger ones are not."""
 MAX_SIGNATURES = 3
+SECONDS_FOR_KEYS = 0.5
+"""Of one message, after which no further signature is begun: each may take as long as its key does to be had."""
 _RESULT = re.compile(r";\s*(spf|dkim|dmarc)\s*=\s*(\w+)", re.IGNORECASE)
 _COMMENT = re.compile(r"\([^()]*\)")
 _DOMAIN = re.compile(r"(?:^|;)\s*d\s*=\s*([\w.-]+)", re.IGNORECASE)
-_ED25519 = re.compile(r"(?:^|;)\s*a\s*=\s*ed25519", re.IGNORECASE)
-"""The library verifies these (RFC 8463) only with another one that is not installed; RSA signatures stand beside them in practice."""
 _FAILED = {"spf": {"fail", "softfail", "hardfail"}, "dkim": {"fail"}, "dmarc": {"fail"}}
 
 
@@ -47,12 +48,16 @@ def _results(view: View, trusted: frozenset[str]) -> Iterator[Indicator]:
 
 
 def _signatures(view: View, lookup: Callable[[str], bytes | None]) -> Iterator[Indicator]:
+    from mail.spam.signatures import verify_signature  # and a DNS library behind it: nine megabytes that only this needs
+
     org = organisation(view.sender_domain) if view.sender else ""
-    failed = ""
+    failed, deadline = "", monotonic() + SECONDS_FOR_KEYS
     for index, value in enumerate(view.names["dkim-signature"][:MAX_SIGNATURES]):
+        if monotonic() > deadline:
+            break
         match = _DOMAIN.search(value)
         domain = match.group(1).lower() if match else ""
-        verdict = None if _ED25519.search(value) else _verifies(view.raw, index, lookup)
+        verdict = verify_signature(view.raw, index, lookup)
         if verdict is None:  # no key to be had says nothing
             continue
         if verdict and org and organisation(domain) == org:
@@ -61,22 +66,3 @@ def _signatures(view: View, lookup: Callable[[str], bytes | None]) -> Iterator[I
         failed = failed or ("" if verdict else domain)
     if failed:
         yield found("dkim_invalid", failed)
-
-
-def _verifies(raw: bytes, index: int, lookup: Callable[[str], bytes | None]) -> bool | None:
-    """None where the key is not to be had."""
-    import dkim  # and a DNS library behind it: nine megabytes that only this needs
-
-    missing = False
-
-    def key(name: bytes | str, timeout: int = 5) -> bytes | None:  # noqa: ARG001 - the library passes it
-        nonlocal missing
-        record = lookup((name.decode("ascii", "replace") if isinstance(name, bytes) else name).rstrip("."))
-        missing |= record is None
-        return record
-
-    try:
-        verified = bool(dkim.DKIM(raw).verify(idx=index, dnsfunc=key))
-    except Exception:  # the library raises what it likes at a stranger's bytes: it does not verify
-        verified = False
-    return None if missing and not verified else verified

@@ -21,10 +21,10 @@ _ALIKE = re.compile(r"[\u0370-\u03ff\u0400-\u04ff]")
 _FOREIGN_WORD = re.compile(r"(?=[^\W\d_]*[^\x00-\x7f])(?<![^\W\d_])[^\W\d_]{4,40}")
 _SIGNED = re.compile(r"[a-zA-Z][0-9!|@$][a-zA-Z]")
 _GAPPED = re.compile(r"\b(?:[a-zA-Z][ ._*\-/]){5,}[a-zA-Z]\b")
-_KNOWN_DISGUISED = re.compile(
-    r"\b(?=[a-zA-Z]{0,8}[0-9!|@$])(?:v[i1l!|]+[a@4]+gr[a@4]|c[i1!|l][a@4][l1!|]+[i1!|]s|x[a@4]n[a@4]x|v[a@4]l[i1!|]um|r[o0]l[e3]x"
-    r"|m[o0]rtg[a@4]g[e3]|p[e3]n[i1!|]s|ph[a@4]rm[a@4]cy)",
-    re.IGNORECASE,
+_KNOWN_DISGUISED = re.compile(  # a letter first and then whether a word begins there: so the search skips what is none of these
+    r"[vcxrmpVCXRMP](?<!\w.)(?=[a-zA-Z]{0,7}[0-9!|@$])(?i:(?<=v)[i1l!|]+[a@4]+gr[a@4]|(?<=c)[i1!|l][a@4][l1!|]+[i1!|]s"
+    r"|(?<=x)[a@4]n[a@4]x|(?<=v)[a@4]l[i1!|]um|(?<=r)[o0]l[e3]x|(?<=m)[o0]rtg[a@4]g[e3]|(?<=p)[e3]n[i1!|]s|(?<=p)h[a@4]rm[a@4]cy)",
+    re.DOTALL,
 )
 
 

@@ -41,8 +41,8 @@ def _name(view: View, org: str, names: Names) -> Iterator[Indicator]:
         return
     shown = " ".join(skeleton(word) for word in _GAPS.split(name))
     words = f" {shown} "
-    for brand, domains in names.brands.items():
-        if f" {skeleton(brand)} " in words and org not in domains and org.partition(".")[0] != brand.replace(" ", ""):
+    for seen, brand, domains in names.shown:
+        if seen in words and org not in domains and org.partition(".")[0] != brand.replace(" ", ""):
             yield found("display_name_spoof", f"{name} <{domain_of(view.sender.addr) if view.sender else ''}>")
             return
 
