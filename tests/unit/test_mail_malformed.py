@@ -56,6 +56,11 @@ CASES: dict[str, tuple[bytes, Callable[[ParsedMessage], object]]] = {
     "thousand multiparts": (NESTED + b"Content-Type: text/plain\r\n\r\ndeep\r\n", lambda p: "too_deep" in p.defects),
     "20,000 parts": (mail(MIXED, MANY), lambda p: "too_many_parts" in p.defects),
     "a header of 1 MB": (mail("Subject: s\nX-Big: " + "a " * 500_000, "body"), lambda p: (p.subject, p.text) == ("s", "body")),
+    "100,000 beginnings of encoded words": (mail("Subject: s\nX: " + "=?utf-8?B?" * 100_000, "body"), lambda p: p.text == "body"),
+    "a million parameters, and damaged base64": (
+        mail(f"Content-Type: text/plain{';a' * 500_000}\nContent-Transfer-Encoding: base64", "YWJj*A"),
+        lambda p: "encoding" in p.defects,
+    ),
     "20,000 recipients": (mail(f"To: {CROWD}"), lambda p: len(p.to) == 1000),
     "20,000 recipients with names": (mail(f"To: {NAMED_CROWD}"), lambda p: len(p.to) > 0),
     "endless references": (mail("References: " + "<a@b> " * 10_000 + "x" * 60_000), lambda p: p.references == ["<a@b>"]),
