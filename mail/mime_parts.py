@@ -16,7 +16,7 @@ from email.message import Message
 from fast_mail_parser import MimeStructureError, ParseError, PyMimePart, parse_email_tree
 
 from mail.charsets import decode_text, storable
-from mail.mime_headers import DEFAULT_LIMITS, ParseLimits, decode_words, split_message
+from mail.mime_headers import DEFAULT_LIMITS, MAX_HEADERS, ParseLimits, decode_words, split_message
 
 _MAX_EFFORT = 500_000_000
 """Bytes times boundaries that the standard library may be asked to read: it compares every line with every open boundary."""
@@ -24,8 +24,12 @@ _MAX_EFFORT = 500_000_000
 _MAX_WORDS = 1_000_000_000
 """Bytes times beginnings of encoded words that the fast parser may be asked to read in one block of headers: it looks for the end of
 each of them up to the end of the block."""
+_MAX_LINES = 1_000_000
+"""Lines that the standard library may be asked to read."""
 _MAX_FIELD, _MAX_PARAMETERS = 8 * 1024, 32
 """Characters and parameters of a header that the standard library is given: its time grows with their square."""
+_MAX_BOUNDARIES = 20_000
+"""Lines that may be boundaries: each becomes an object before anybody can count them."""
 _BLOCK_ENDS = re.compile(rb"\r?\n\r?\n|\r\r")
 
 _CHARSET = re.compile(r"charset\*?\s*=\s*(?:[\w-]*'[\w-]*')?\s*\"?([^\";]+)", re.IGNORECASE)
@@ -48,7 +52,7 @@ class Leaf:
 
 def leaves(raw: bytes, defects: set[str], limits: ParseLimits = DEFAULT_LIMITS) -> list[Leaf]:
     """All leaves in order, as many as allowed. Never raises; adds `encoding`, `structure`, `too_deep`, `too_many_parts` to the defects."""
-    found = _read(raw, defects, limits.depth)
+    found = _read(_with_few_boundaries(raw, defects), defects, limits.depth)
     if len(found) > limits.parts:
         defects.add("too_many_parts")
         found = found[: limits.parts]
@@ -59,9 +63,11 @@ def leaves(raw: bytes, defects: set[str], limits: ParseLimits = DEFAULT_LIMITS) 
 
 
 class _ShortMessage(Message):
-    """One whose headers are never longer than honest ones."""
+    """One whose headers are never longer or more than honest ones."""
 
     def set_raw(self, name: str, value: str) -> None:
+        if len(self) >= MAX_HEADERS:
+            return
         super().set_raw(name, ";".join(value[:_MAX_FIELD].split(";", _MAX_PARAMETERS)[:_MAX_PARAMETERS]))
 
 
@@ -78,7 +84,7 @@ def _read(raw: bytes, defects: set[str], depth: int) -> list[Leaf]:
         defects.add("encoding")
     except Exception:  # the fast parser may raise anything; the careful one is asked next
         defects.add("structure")
-    if len(raw) * raw.lower().count(b"boundary") > _MAX_EFFORT:
+    if len(raw) * raw.lower().count(b"boundary") > _MAX_EFFORT or raw.count(b"\n") > _MAX_LINES:
         defects.add("structure")
         return []
     try:
@@ -86,6 +92,16 @@ def _read(raw: bytes, defects: set[str], depth: int) -> list[Leaf]:
     except Exception:  # the standard library too: RecursionError, IndexError, LookupError were all seen
         defects.add("structure")
         return []
+
+
+def _with_few_boundaries(raw: bytes, defects: set[str]) -> bytes:
+    if raw.count(b"\n--") <= _MAX_BOUNDARIES:
+        return raw
+    defects.add("too_many_parts")
+    end = 0
+    for _ in range(_MAX_BOUNDARIES):
+        end = raw.find(b"\n--", end) + 1
+    return raw[:end]
 
 
 def _is_laborious(raw: bytes) -> bool:
