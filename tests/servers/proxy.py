@@ -67,6 +67,11 @@ class FaultProxy:
         self._thread.start()
         self._do(self._listen())
 
+    @property
+    def open_connections(self) -> int:
+        """Those of which neither end is known to be gone. What is held back is not known to be gone."""
+        return len(self._links)
+
     # What may happen to a network.
 
     def cut(self) -> None:
