@@ -1,32 +1,49 @@
-"""A mailbox from Dovecot into PostgreSQL by a real worker, and by mbsync into a Maildir, in turn: all of it, nothing new, a few changes."""
+"""A mailbox from Dovecot into PostgreSQL by a real worker, and by mbsync into a Maildir, in turn: all of it, nothing new, a few changes.
+
+With `--delay 0.04` Mailroom syncs a second account on the same mailbox over a line with a round trip of so many seconds, in the same
+rounds.
+"""
 
 from __future__ import annotations
 
 import re
 import statistics
+from argparse import Namespace
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.mailbox_copies import Mbsync
-from bench.workbench import options, spread, table, workbench
+from bench.workbench import parser_of, spread, table, workbench
 from tests.acceptance.installation import Program, Tenant
 from tests.servers.dovecot import Dovecot
 from tests.servers.process import server_directory
+from tests.servers.proxy import FaultProxy
 from tests.unit.mail_corpus import letter
 
 NEW, FLAGGED, DELETED = 100, 50, 20
 FULL, UNCHANGED, CHANGED = "all of it", "nothing new", f"{NEW} new, {FLAGGED} flags, {DELETED} deleted"
-OURS, THEIRS, CAREFUL = "Mailroom", "mbsync without fsync", "mbsync with fsync (its default)"
+OURS, FAR, THEIRS, CAREFUL = "Mailroom", "Mailroom over the line", "mbsync without fsync", "mbsync with fsync (its default)"
 Times = dict[tuple[str, str], list[float]]
 
 
 def main() -> None:
     """Each round has a mailbox of its own; whoever is first in one round is last in the next."""
-    chosen = options("Sync of a mailbox.", messages=20_000, rounds=3, unchanged=3)
+    parser = parser_of("Sync of a mailbox.", messages=20_000, rounds=3, unchanged=3)
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds of the line's round trip; 0: no line")
+    parser.add_argument("--jitter", type=float, default=0.0, help="seconds by which it may last longer")
+    parser.add_argument("--compress", action="store_true", help="IMAP_COMPRESS: COMPRESS=DEFLATE wherever Dovecot offers it")
+    chosen = parser.parse_args()
     times: Times = defaultdict(list)
     letters = [letter(number) for number in range(chosen.messages + NEW)]
-    with workbench() as bench, server_directory("bench-dovecot") as directory, Dovecot(directory) as dovecot:
-        worker = bench.installation.start_worker(processes=1, threads=4, LOG_LEVEL="INFO")
+    with (
+        workbench() as bench,
+        server_directory("bench-dovecot") as directory,
+        Dovecot(directory) as dovecot,
+        _line(dovecot, chosen) as line,
+    ):
+        worker = bench.installation.start_worker(processes=1, threads=4, LOG_LEVEL="INFO", IMAP_COMPRESS=str(chosen.compress))
         bench.installation.start_api()
         acme = bench.installation.new_tenant("acme")
         for number in range(chosen.rounds):
@@ -34,18 +51,43 @@ def main() -> None:
             dovecot.add_user(user, "secret")
             for raw in letters[: chosen.messages]:
                 dovecot.deliver(user, raw)
-            _round(times, acme, dovecot, user, letters[chosen.messages :], chosen.messages, chosen.unchanged, is_first=number % 2 == 0)
+            far = line.port if chosen.delay else None
+            more = letters[chosen.messages :]
+            _round(times, acme, dovecot, user, more, chosen.messages, chosen.unchanged, far=far, is_first=number % 2 == 0)
         peak = _peak_mebibytes(worker)
     size = sum(map(len, letters)) / len(letters) / 1024
-    table(f"{chosen.messages} messages of {size:.1f} KiB, {chosen.rounds} mailboxes", _rows(times, chosen.messages, peak))
+    title = f"{chosen.messages} messages of {size:.1f} KiB, {chosen.rounds} mailboxes"
+    if chosen.delay:
+        title += f", a line of {chosen.delay * 1000:.0f} to {(chosen.delay + chosen.jitter) * 1000:.0f} ms"
+    table(title, [*_rows(times, chosen.messages, peak), *_round_trips(times, chosen.delay)])
     if not Mbsync.is_installed():
         print("NOT COMPARED: mbsync is not installed (Debian package isync)")
 
 
+@contextmanager
+def _line(dovecot: Dovecot, chosen: Namespace) -> Iterator[FaultProxy]:
+    with FaultProxy(dovecot.imap_port) as line:
+        line.delay, line.jitter = chosen.delay / 2, chosen.jitter / 2
+        yield line
+
+
 def _round(
-    times: Times, acme: Tenant, dovecot: Dovecot, user: str, more: list[bytes], messages: int, unchanged: int, *, is_first: bool
+    times: Times,
+    acme: Tenant,
+    dovecot: Dovecot,
+    user: str,
+    more: list[bytes],
+    messages: int,
+    unchanged: int,
+    *,
+    far: int | None,
+    is_first: bool,
 ) -> None:
-    client_id = acme.new_client(email=f"{user}@acme.example", imap_port=dovecot.imap_port, imap_username=user, imap_password="secret")
+    ports = {OURS: dovecot.imap_port, **({FAR: far} if far else {})}
+    clients = {
+        who: acme.new_client(email=f"{user}@acme.example", imap_port=port, imap_username=user, imap_password="secret")
+        for who, port in ports.items()
+    }
     copies = {}
     if Mbsync.is_installed():
         for name in (THEIRS, CAREFUL):
@@ -55,7 +97,8 @@ def _round(
 
     def everybody(what: str, new: int) -> None:
         def ours() -> None:
-            times[OURS, what].append(_synced(acme, client_id, new))
+            for who in clients if is_first else reversed(clients):
+                times[who, what].append(_synced(acme, clients[who], new))
 
         if is_first:
             ours()
@@ -88,6 +131,14 @@ def _synced(acme: Tenant, client_id: str, new: int) -> float:
     assert run["state"] == "SUCCESS", run
     assert run["result"]["messages_synced"] == new, run["result"]
     return float(run["result"]["sync_duration_seconds"])
+
+
+def _round_trips(times: Times, delay: float) -> list[tuple[str, str]]:
+    """How many of them a sync waits for: by how much longer it takes over the line."""
+    if not delay:
+        return []
+    longer = {what: statistics.median(times[FAR, what]) - statistics.median(times[OURS, what]) for what in (FULL, UNCHANGED, CHANGED)}
+    return [(f"round trips waited for, {what}", f"{seconds / delay:.1f}") for what, seconds in longer.items()]
 
 
 def _peak_mebibytes(worker: Program) -> float:

@@ -25,6 +25,7 @@ __all__ = [
     "Greylisted",
     "HostNotAllowed",
     "HostUnresolved",
+    "MailboxFull",
     "MailboxProtocolError",
     "MessageRejected",
     "RecipientRejected",
@@ -62,6 +63,12 @@ class ServerUnavailable(TransientError):
     """The server answers that it cannot serve just now, or said goodbye in the middle."""
 
     code = "server_unavailable"
+
+
+class MailboxFull(PermanentError):
+    """The user's quota leaves no room for this message (OVERQUOTA, RFC 5530 3, RFC 9208 4.3.3)."""
+
+    code = "mailbox_full"
 
 
 class MailboxProtocolError(PermanentError):

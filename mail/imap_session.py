@@ -86,8 +86,7 @@ class ImapSession:
 
         No changes (None) when the server has no QRESYNC, refuses it, or counts anew.
         """
-        self._enable()
-        if not self._has_enabled("QRESYNC") or modseq < 1 or last < 1:
+        if not self._may_have("QRESYNC") or modseq < 1 or last < 1:
             return self.examine(folder), None
         try:
             responses = self._open(b"EXAMINE", folder, b" (QRESYNC (%d %d 1:%d))" % (uid_validity, modseq, last))
@@ -96,7 +95,7 @@ class ImapSession:
                 raise
             return self.examine(folder), None
         state = self._opened(responses)
-        if state.uid_validity != uid_validity or state.highest_modseq is None:
+        if state.uid_validity != uid_validity or state.highest_modseq is None or not self._may_have("QRESYNC"):
             return state, None
         return state, _changes(responses, last)
 
@@ -111,8 +110,9 @@ class ImapSession:
     def _offers(self, capability: str) -> bool:
         return capability in self._connection.capabilities
 
-    def _has_enabled(self, capability: str) -> bool:
-        return self._enabled is not None and capability in self._enabled
+    def _may_have(self, capability: str) -> bool:
+        """Whether the extension is enabled, or may be by the time that a folder is open."""
+        return capability in self._enabled if self._enabled is not None else self._offers(capability) and self._offers("ENABLE")
 
     def _list(self) -> list[Response]:
         options = []
@@ -157,16 +157,17 @@ class ImapSession:
             raise FolderMissing(f"{self._endpoint.where} has a folder whose name cannot be sent.")
         return quoted(folder.raw_name)
 
-    def _enable(self) -> None:
+    def _ask_to_enable(self) -> Pending | None:
         """ENABLE, once and before any folder is open (RFC 5161): some servers count changes only from here on, whatever EXAMINE says."""
-        if self._enabled is not None:
-            return
-        self._enabled = frozenset()
         wanted = next((name for name in ("QRESYNC", "CONDSTORE") if self._offers(name)), None)
-        if wanted is None or not self._offers("ENABLE"):
-            return
+        if self._enabled is not None or wanted is None or not self._offers("ENABLE"):
+            return None
+        return self._connection.send(b"ENABLE " + wanted.encode())
+
+    def _note_enabled(self, pending: Pending) -> None:
+        self._enabled = frozenset()
         try:
-            responses = self._connection.run(b"ENABLE " + wanted.encode())
+            responses = list(self._connection.finish(pending))
         except MailboxProtocolError:
             if not self._connection.is_open:
                 raise
@@ -177,12 +178,16 @@ class ImapSession:
         self._enabled = frozenset(enabled)
 
     def _open(self, command: bytes, folder: RemoteFolder, option: bytes = b"") -> list[Response]:
+        """The first folder is asked for in the same breath as what is to be enabled: a round trip less."""
         name = self._name(folder)
-        self._enable()
         self._exists = 0
         if not option and self.has_condstore:
             option = b" (CONDSTORE)"
-        return self._connection.run(command + b" " + name + option)
+        enabling = self._ask_to_enable()
+        opening = self._connection.send(command + b" " + name + option)
+        if enabling is not None:
+            self._note_enabled(enabling)
+        return list(self._connection.finish(opening))
 
     def _opened(self, responses: Iterable[Response]) -> FolderState:
         codes: dict[str, int | None] = {}

@@ -16,10 +16,21 @@ from email.message import Message
 from fast_mail_parser import MimeStructureError, ParseError, PyMimePart, parse_email_tree
 
 from mail.charsets import decode_text, storable
-from mail.mime_headers import DEFAULT_LIMITS, ParseLimits, decode_words, split_message
+from mail.mime_headers import DEFAULT_LIMITS, MAX_HEADERS, ParseLimits, decode_words, split_message
 
 _MAX_EFFORT = 500_000_000
 """Bytes times boundaries that the standard library may be asked to read: it compares every line with every open boundary."""
+
+_MAX_WORDS = 1_000_000_000
+"""Bytes times beginnings of encoded words that the fast parser may be asked to read in one block of headers: it looks for the end of
+each of them up to the end of the block."""
+_MAX_LINES = 1_000_000
+"""Lines that the standard library may be asked to read."""
+_MAX_FIELD, _MAX_PARAMETERS = 8 * 1024, 32
+"""Characters and parameters of a header that the standard library is given: its time grows with their square."""
+_MAX_BOUNDARIES = 20_000
+"""Lines that may be boundaries: each becomes an object before anybody can count them."""
+_BLOCK_ENDS = re.compile(rb"\r?\n\r?\n|\r\r")
 
 _CHARSET = re.compile(r"charset\*?\s*=\s*(?:[\w-]*'[\w-]*')?\s*\"?([^\";]+)", re.IGNORECASE)
 _UNSAFE_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
@@ -41,7 +52,7 @@ class Leaf:
 
 def leaves(raw: bytes, defects: set[str], limits: ParseLimits = DEFAULT_LIMITS) -> list[Leaf]:
     """All leaves in order, as many as allowed. Never raises; adds `encoding`, `structure`, `too_deep`, `too_many_parts` to the defects."""
-    found = _read(raw, defects, limits.depth)
+    found = _read(_with_few_boundaries(raw, defects), defects, limits.depth)
     if len(found) > limits.parts:
         defects.add("too_many_parts")
         found = found[: limits.parts]
@@ -51,11 +62,21 @@ def leaves(raw: bytes, defects: set[str], limits: ParseLimits = DEFAULT_LIMITS) 
     return found
 
 
+class _ShortMessage(Message):
+    """One whose headers are never longer or more than honest ones."""
+
+    def set_raw(self, name: str, value: str) -> None:
+        if len(self) >= MAX_HEADERS:
+            return
+        super().set_raw(name, ";".join(value[:_MAX_FIELD].split(";", _MAX_PARAMETERS)[:_MAX_PARAMETERS]))
+
+
 def _read(raw: bytes, defects: set[str], depth: int) -> list[Leaf]:
     try:
-        found, is_uuencoded = _fast(raw, defects, depth)
-        if not is_uuencoded:
-            return found
+        if not _is_laborious(raw):
+            found, is_uuencoded = _fast(raw, defects, depth)
+            if not is_uuencoded:
+                return found
     except MimeStructureError:
         defects.add("too_deep")
         return []
@@ -63,14 +84,31 @@ def _read(raw: bytes, defects: set[str], depth: int) -> list[Leaf]:
         defects.add("encoding")
     except Exception:  # the fast parser may raise anything; the careful one is asked next
         defects.add("structure")
-    if len(raw) * raw.lower().count(b"boundary") > _MAX_EFFORT:
+    if len(raw) * raw.lower().count(b"boundary") > _MAX_EFFORT or raw.count(b"\n") > _MAX_LINES:
         defects.add("structure")
         return []
     try:
-        return list(_compat_leaves(email.message_from_bytes(raw, policy=email.policy.compat32), defects, depth))
+        return list(_compat_leaves(email.message_from_bytes(raw, _ShortMessage, policy=email.policy.compat32), defects, depth))
     except Exception:  # the standard library too: RecursionError, IndexError, LookupError were all seen
         defects.add("structure")
         return []
+
+
+def _with_few_boundaries(raw: bytes, defects: set[str]) -> bytes:
+    if raw.count(b"\n--") <= _MAX_BOUNDARIES:
+        return raw
+    defects.add("too_many_parts")
+    end = 0
+    for _ in range(_MAX_BOUNDARIES):
+        end = raw.find(b"\n--", end) + 1
+    return raw[:end]
+
+
+def _is_laborious(raw: bytes) -> bool:
+    """Whether the fast parser would take long over beginnings of encoded words. Only blocks of lines count: a body may be large."""
+    if raw.count(b"=?") * len(raw) <= _MAX_WORDS:
+        return False
+    return sum(block.count(b"=?") * len(block) for block in _BLOCK_ENDS.split(raw)) > _MAX_WORDS
 
 
 def _fast(raw: bytes, defects: set[str], depth: int) -> tuple[list[Leaf], bool]:

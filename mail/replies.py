@@ -13,6 +13,7 @@ from mail.errors import (
     AuthenticationRefused,
     FolderMissing,
     Greylisted,
+    MailboxFull,
     MailboxProtocolError,
     MessageRejected,
     RecipientRejected,
@@ -32,6 +33,8 @@ _UNITS = {"mi": 60.0, "ms": 0.001, "se": 1.0, "ho": 3600.0}
 _ENHANCED = re.compile(r"^\s*([245]\.\d{1,3}\.\d{1,3})\b")
 
 _TRANSIENT_CODES = {"UNAVAILABLE", "INUSE", "CONTACTADMIN", "SERVERBUG", "EXPUNGEISSUED"}
+_STORING = {"APPEND", "COPY", "MOVE", "UID"}
+"""Commands that need room (UID COPY, UID MOVE). Of others OVERQUOTA means traffic, as on Gmail, which says so in words, too."""
 _AUTH_CODES = {"AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED", "PRIVACYREQUIRED"}
 
 
@@ -47,7 +50,8 @@ def retry_hint(text: str) -> float | None:
 
 def imap_error(command: str, code: str, text: str, *, where: str) -> MailroomError:
     """The error for a NO, BAD or BYE: `code` is the bracketed response code in capitals without its arguments (RFC 9051 7.1, RFC 5530)."""
-    is_throttled = code in {"LIMIT", "OVERQUOTA"} or _THROTTLE.search(text) is not None
+    is_full = code == "OVERQUOTA" and command in _STORING
+    is_throttled = (code in {"LIMIT", "OVERQUOTA"} and not is_full) or _THROTTLE.search(text) is not None
     is_unavailable = code in _TRANSIENT_CODES or _NOT_CONNECTED.search(text) is not None
     is_login = command in {"LOGIN", "AUTHENTICATE"}
     if code in _AUTH_CODES or (is_login and not is_throttled and not is_unavailable):
@@ -58,6 +62,13 @@ def imap_error(command: str, code: str, text: str, *, where: str) -> MailroomErr
         return ServerUnavailable(f"{where} cannot serve this account just now (answer to {command}).", retry_after=retry_hint(text))
     if command == "BYE":
         return ServerUnavailable(f"{where} closed the connection.")
+    return _final(command, code, where, is_full=is_full)
+
+
+def _final(command: str, code: str, where: str, *, is_full: bool) -> MailroomError:
+    """What another try does not change."""
+    if is_full:
+        return MailboxFull(f"{where} has no room left in the mailbox; make some, and try again.")
     if code in {"NONEXISTENT", "TRYCREATE", "NOPERM"}:
         return FolderMissing(f"{where} has no such folder, or this account may not read it.")
     return MailboxProtocolError(f"{where} refused the command {command}.")

@@ -76,6 +76,7 @@ class Deletions(Repository):
         hidden = self._hide(folder, place, [*deleted.gone, *(deleted.moved.keys() - known.keys())])
         if trash is not None and known:
             self._clear_places(trash, list(known.values()), [ids[old] for old in known])
+            settled: set[int] = set()
             for old, new in known.items():
                 moved = self.session.execute(
                     update(EmailMessage)
@@ -87,6 +88,8 @@ class Deletions(Repository):
                 trash.message_count += count
                 folder.message_count -= count
                 hidden += count
+                settled |= {new} if count else set()
+            _advance(trash, settled)
         return hidden
 
     def _hide(self, folder: EmailFolder, place: Place, uids: Sequence[int]) -> int:
@@ -134,3 +137,10 @@ class Deletions(Repository):
             except NotFoundError:
                 continue
         return visible
+
+
+def _advance(folder: EmailFolder, settled: set[int]) -> None:
+    """The cursor passes what was put right behind it: the next sync need not fetch that again. Behind messages that are not stored yet
+    it stays. The change number stays, too, so that flags that changed since the move are seen."""
+    while folder.uid_next is not None and folder.uid_next in settled:
+        folder.uid_next += 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import imaplib
 import poplib
 import smtplib
+import socket
 import ssl
+import time
 
 import pika
 import psycopg2
@@ -15,6 +17,7 @@ import redis
 from tests.servers.dovecot import Dovecot
 from tests.servers.postgres import Postgres
 from tests.servers.process import FIRST_PORT, LAST_PORT, Server, ServerFactory, free_port, is_alive, talk
+from tests.servers.proxy import FaultProxy
 from tests.servers.rabbitmq import RabbitMq
 from tests.servers.redis import Redis, Valkey
 from tests.servers.smtp import SmtpSink
@@ -251,3 +254,22 @@ def test_smtp_sink_asks_for_a_password_when_it_has_accounts() -> None:
 def send(sink: SmtpSink) -> None:
     with smtplib.SMTP(sink.host, sink.port, timeout=10) as client:
         client.sendmail("me@site.example", ["you@site.example"], b"Subject: x\r\n\r\nhello\r\n")
+
+
+def test_a_long_line_delays_and_keeps_the_order() -> None:
+    words = b"".join(b"%07d " % number for number in range(60_000))  # more pieces than one
+    with socket.create_server(("127.0.0.1", 0)) as listener, FaultProxy(listener.getsockname()[1]) as line:
+        line.delay, line.jitter = 0.1, 0.01
+        with socket.create_connection((line.host, line.port), timeout=30) as near:
+            far, _ = listener.accept()
+            with far:
+                started = time.monotonic()
+                near.sendall(words)
+                near.shutdown(socket.SHUT_WR)
+                far.settimeout(30)
+                heard = b""
+                while piece := far.recv(65536):
+                    heard += piece
+                assert time.monotonic() - started >= 0.1
+                assert heard == words
+                assert line.open_connections == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -20,6 +21,8 @@ from tests.servers.process import free_port
 
 HOST = "127.0.0.1"
 LOOK_SECONDS = 0.1
+PIECES_ON_LINE = 128
+"""Of at most 64 KiB each: as much as a connection over a long line has under way."""
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -42,13 +45,15 @@ class _Link:
 
 
 class FaultProxy:
-    """`delay` (seconds, each way and each piece) and `rate` (bytes a second, each way and connection) may be set at any time."""
+    """`delay` and `jitter` (seconds each way, like a long line: what follows is under way meanwhile, in order) and `rate` (bytes a
+    second, each way and connection) may be set at any time."""
 
     host = HOST
 
     def __init__(self, target_port: int) -> None:
         self.port = free_port()
         self.delay = 0.0
+        self.jitter = 0.0
         self.rate: float | None = None
         self.connections = 0
         self._target_port = target_port
@@ -61,6 +66,11 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._thread.start()
         self._do(self._listen())
+
+    @property
+    def open_connections(self) -> int:
+        """Those of which neither end is known to be gone. What is held back is not known to be gone."""
+        return len(self._links)
 
     # What may happen to a network.
 
@@ -84,7 +94,7 @@ class FaultProxy:
 
     def heal(self) -> None:
         """A good network again; what was held passes, what was forgotten is reset."""
-        self.delay, self.rate = 0.0, None
+        self.delay, self.jitter, self.rate = 0.0, 0.0, None
         self._refusing = False
         self._do(self._heal_all())
 
@@ -174,17 +184,37 @@ class FaultProxy:
             link.reset()
 
     async def _pass_on(self, link: _Link, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while data := await source.read(65536):
-            if self.delay:
-                await asyncio.sleep(self.delay)
-            if self.rate:
-                await asyncio.sleep(len(data) / self.rate)
-            await link.flowing.wait()
-            target.write(data)
-            await target.drain()
+        """What was read waits its time while more is read, as far as the line holds it."""
+        line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(PIECES_ON_LINE)
+        reading = asyncio.create_task(self._take_in(source, line))
+        try:
+            while (piece := await line.get())[1]:
+                due, data = piece
+                if (wait := due - self._loop.time()) > 0:
+                    await asyncio.sleep(wait)
+                if self.rate:
+                    await asyncio.sleep(len(data) / self.rate)
+                await link.flowing.wait()
+                target.write(data)
+                await target.drain()
+            await reading
+        finally:
+            reading.cancel()
         await link.flowing.wait()
         with contextlib.suppress(OSError):
             target.write_eof()
+
+    async def _take_in(self, source: asyncio.StreamReader, line: asyncio.Queue[tuple[float, bytes]]) -> None:
+        """Each piece with the time at which it comes out at the other end; an empty one is the end, or a lost connection."""
+        last = 0.0
+        try:
+            while data := await source.read(65536):
+                last = max(last, self._loop.time() + self.delay + random.uniform(0, self.jitter))
+                await line.put((last, data))
+        except OSError:
+            await line.put((last, b""))
+            raise
+        await line.put((last, b""))
 
     async def _mirror_refusal(self) -> None:
         """The server is down: refuse as it does until it listens again."""

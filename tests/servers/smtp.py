@@ -45,8 +45,14 @@ class SmtpSink:
     """Of all messages so many lose their connection after the dot, without a reply: half of them are kept, half are not."""
     drops: int = 0
     """How many did."""
+    early_drop_share: float = 0.0
+    """Of all messages so many lose their connection at DATA, before the message: nothing is kept, and the client knows it."""
+    early_drops: int = 0
+    """How many did."""
     delay: float = 0.0
     """Seconds to wait before the reply to the final dot."""
+    early_delay: float = 0.0
+    """Seconds to wait before the reply to DATA."""
     accounts: dict[str, str] | None = None
     """User names and passwords; AUTH is offered and required when set (at `start()`)."""
     tls: ssl.SSLContext | None = None
@@ -56,6 +62,7 @@ class SmtpSink:
     attempts: int = 0
     """Messages that reached DATA, whatever became of them."""
     dice: random.Random = field(default_factory=random.Random)
+    early_dice: random.Random = field(default_factory=random.Random)
     _controller: Controller | None = None
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -95,7 +102,7 @@ class SmtpSink:
         self.refuse.clear()
         self.refuse_sender.clear()
         self.refuse_data, self.drop_before_dot, self.drop_after_dot, self.delay, self.attempts = None, False, False, 0.0, 0
-        self.drop_share, self.drops = 0.0, 0
+        self.drop_share, self.drops, self.early_drop_share, self.early_drops, self.early_delay = 0.0, 0, 0.0, 0, 0.0
 
     def wait_for(self, count: int, timeout: float = 30.0) -> list[Received]:
         """Wait until at least `count` messages were kept; answer all of them."""
@@ -144,10 +151,14 @@ class _Smtp(SMTP):
         self._sink = sink
 
     async def smtp_DATA(self, arg: str) -> None:  # noqa: N802  (aiosmtpd's name)
-        if self._sink.drop_before_dot:
-            self._sink.attempts += 1
+        sink = self._sink
+        if sink.drop_before_dot or sink.early_dice.random() < sink.early_drop_share:
+            sink.attempts += 1
+            sink.early_drops += 1
             _drop(self)
             return
+        if sink.early_delay:
+            await asyncio.sleep(sink.early_delay)
         await super().smtp_DATA(arg)
 
 

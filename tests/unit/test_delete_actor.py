@@ -99,6 +99,30 @@ def test_messages_go_to_the_trash_and_stay_who_they_are(mail: Mail) -> None:
     assert mail.ids(1, 3) == ids
 
 
+def test_what_was_moved_is_not_fetched_again_and_its_flags_are_followed(mail: Mail) -> None:
+    mail.sync()
+    mail.delete(mail.ids(1, 3))
+    (moved, _) = mail.box._folders["Trash"].messages
+    mail.box.set_flags(moved, "\\Flagged", folder="Trash")
+    mail.box.commands.clear()
+    mail.sync()
+    assert "fetch" not in {command for command, _ in mail.box.commands}
+    assert mail.visible()["Trash"] == ["letter 1", "letter 3"]
+    assert "\\Flagged" in mail.rows()["letter 1"].flags
+    mail.box.commands.clear()
+    mail.sync()
+    assert {command for command, _ in mail.box.commands} == {"list_folders", "states"}
+
+
+def test_a_move_behind_mail_that_was_not_seen_yet_hides_none_of_it(mail: Mail) -> None:
+    mail.sync()
+    mail.box.append(letter(8), folder="Trash")
+    mail.delete(mail.ids(1))
+    mail.box.append(letter(9), folder="Trash")
+    mail.sync()
+    assert mail.visible()["Trash"] == ["letter 1", "letter 8", "letter 9"]
+
+
 def test_deleting_again_is_no_more_than_that(mail: Mail) -> None:
     ids = mail.ids(1, 3)
     mail.delete(ids)

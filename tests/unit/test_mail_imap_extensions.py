@@ -53,9 +53,17 @@ def test_malformed_vanished_lines_and_foreign_messages_are_harmless() -> None:
 
 def test_a_server_that_enables_nothing_is_asked_for_changes_the_other_way() -> None:
     for enabled in (b"* ENABLED\r\n%t OK\r\n", b"%t OK\r\n", b"%t BAD what\r\n"):
-        steps = [("ENABLE QRESYNC", enabled), (r'EXAMINE "INBOX" \(CONDSTORE\)\r', OPENED)]
+        refused = (r'EXAMINE "INBOX" \(QRESYNC', b"%t BAD not enabled\r\n")  # asked for in the same breath
+        steps = [("ENABLE QRESYNC", enabled), refused, (r'EXAMINE "INBOX" \(CONDSTORE\)\r', OPENED)]
         with ScriptedServer(*logged_in("QRESYNC", "ENABLE"), *steps) as server, mailbox_at(server) as mailbox:
             assert mailbox.examine_since(INBOX, 7, 80, 8) == (STATE, None)
+
+
+def test_changes_from_a_server_that_enabled_nothing_do_not_count() -> None:
+    steps = [("ENABLE QRESYNC", b"* ENABLED\r\n%t OK\r\n"), ("QRESYNC", b"* VANISHED (EARLIER) 1:8\r\n" + OPENED)]
+    with ScriptedServer(*logged_in("QRESYNC", "ENABLE"), *steps) as server, mailbox_at(server) as mailbox:
+        state, changes = mailbox.examine_since(INBOX, 7, 80, 8)
+    assert (state.highest_modseq, changes) == (90, None)
 
 
 def test_a_server_that_refuses_what_it_enabled_is_asked_again() -> None:

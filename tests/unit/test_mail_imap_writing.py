@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from core.errors import InvalidInputError, PermanentError
-from mail.errors import FolderMissing, MailboxProtocolError, MessageRejected, ServerUnavailable
+from core.errors import InvalidInputError, MailroomError, PermanentError
+from mail.errors import FolderMissing, MailboxFull, MailboxProtocolError, MessageRejected, ServerThrottled, ServerUnavailable
 from mail.fake import FakeMailbox
 from mail.folder_names import RemoteFolder
 from mail.imap_syntax import Response, copied_uids, date_time, flag_list, uid_sets
@@ -118,6 +118,21 @@ def test_a_refused_append_is_named_and_sends_no_message() -> None:
 def test_a_message_over_the_announced_limit_is_not_sent() -> None:
     with ScriptedServer(*logged_in("APPENDLIMIT=10", "LITERAL+")) as server, mailbox_at(server) as mailbox, pytest.raises(MessageRejected):
         mailbox.append(TRASH, b"x" * 11)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"%t NO [OVERQUOTA] Quota exceeded (mailbox for user is full)\r\n", MailboxFull),  # Dovecot
+        (b"%t NO [OVERQUOTA] Over quota\r\n", MailboxFull),  # Cyrus
+        (b"%t NO [OVERQUOTA] Account exceeded command or bandwidth limits. (Failure)\r\n", ServerThrottled),  # Gmail
+    ],
+)
+def test_a_mailbox_without_room_is_no_server_that_wants_a_pause(answer: bytes, kind: type[MailroomError]) -> None:
+    with ScriptedServer(*logged_in("LITERAL+"), ("APPEND", answer)) as server, mailbox_at(server) as mailbox, pytest.raises(kind):
+        mailbox.append(TRASH, b"x")
+    with ScriptedServer(*logged_in("MOVE"), ("UID MOVE", answer)) as server, mailbox_at(server) as mailbox, pytest.raises(kind):
+        mailbox.move([1], TRASH)
 
 
 def test_a_server_that_asks_for_more_and_more_is_left() -> None:

@@ -81,6 +81,7 @@ def test_capabilities_can_be_left_unused() -> None:
         (b"NO [ALERT] Too many simultaneous connections. (Failure)", ServerThrottled, None),  # Gmail
         (b"NO [ALERT] Account exceeded command or bandwidth limits. (Failure)", ServerThrottled, None),  # Gmail
         (b"NO [OVERQUOTA] Account exceeded bandwidth limits", ServerThrottled, None),
+        (b"NO [OVERQUOTA] Not now", ServerThrottled, None),
         (b"NO [THROTTLED] Account exceeded command or bandwidth limits", ServerThrottled, None),
         (b"NO Request is throttled. Suggested Backoff Time: 4500 milliseconds", ServerThrottled, 4.5),  # Office 365
         (b"BAD Request is throttled. Suggested Backoff Time: 90000 milliseconds", ServerThrottled, 90),

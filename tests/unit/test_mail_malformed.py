@@ -29,6 +29,7 @@ INNER = "--b\n\nhi\n--b\nContent-Type: message/rfc822\n\nSubject: in\n\nner\n--b
 MANY = "--b\n\nx\n" * 20_000 + "--b--"
 CROWD = ", ".join(f"u{number}@x.yz" for number in range(20_000))
 NAMED_CROWD = ", ".join(f'"U, {number}" <u{number}@x.yz>' for number in range(5_000))
+HEADERS = "A: b\n" * 200_000
 MIXED = "Content-Type: multipart/mixed; boundary=b"
 # Those that test_mail_mime.py has in its tables of texts, subjects and file names are not repeated.
 CASES: dict[str, tuple[bytes, Callable[[ParsedMessage], object]]] = {
@@ -55,7 +56,24 @@ CASES: dict[str, tuple[bytes, Callable[[ParsedMessage], object]]] = {
     ),
     "thousand multiparts": (NESTED + b"Content-Type: text/plain\r\n\r\ndeep\r\n", lambda p: "too_deep" in p.defects),
     "20,000 parts": (mail(MIXED, MANY), lambda p: "too_many_parts" in p.defects),
+    "a million parts": (
+        mail(MIXED, "--b\n\nhi\n" + "--b\n" * 1_000_000),
+        lambda p: "too_many_parts" in p.defects and p.text.startswith("hi"),
+    ),
     "a header of 1 MB": (mail("Subject: s\nX-Big: " + "a " * 500_000, "body"), lambda p: (p.subject, p.text) == ("s", "body")),
+    "100,000 beginnings of encoded words": (mail("Subject: s\nX: " + "=?utf-8?B?" * 100_000, "body"), lambda p: p.text == "body"),
+    "a million parameters, and damaged base64": (
+        mail(f"Content-Type: text/plain{';a' * 500_000}\nContent-Transfer-Encoding: base64", "YWJj*A"),
+        lambda p: "encoding" in p.defects,
+    ),
+    "200,000 headers of a part, and damaged base64": (
+        mail(MIXED, f"--b\nContent-Transfer-Encoding: base64\n\nYWJj*A\n--b\n{HEADERS}\nabc\n--b--"),
+        lambda p: p.text.endswith("abc"),
+    ),
+    "a million lines and one, and damaged base64": (
+        mail("Content-Transfer-Encoding: base64", "YWJj*A\n" + "\n" * 1_000_001),
+        lambda p: "structure" in p.defects,
+    ),
     "20,000 recipients": (mail(f"To: {CROWD}"), lambda p: len(p.to) == 1000),
     "20,000 recipients with names": (mail(f"To: {NAMED_CROWD}"), lambda p: len(p.to) > 0),
     "endless references": (mail("References: " + "<a@b> " * 10_000 + "x" * 60_000), lambda p: p.references == ["<a@b>"]),
