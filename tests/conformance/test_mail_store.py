@@ -104,6 +104,8 @@ class Account:
             messages, views = EmailMessages(session), MailViews(session)
             folders = EmailFolders(session).of(self.id)
             known = sum(len(messages.flags_by_uid(folder.id, folder.uid_validity or 0)) for folder in folders)
+            among = [messages.uids_among(folder.id, folder.uid_validity or 0, range(1, 1000)) for folder in folders]
+            assert known == sum(map(len, among))
             assert known == sum(folder.message_count for folder in folders)
             assert views.message_counts().get(self.id, 0) == messages.count(self.id)
             return messages.count(self.id), len(views.messages(self.id, None, None)), known
