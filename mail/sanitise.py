@@ -65,24 +65,13 @@ _CLEANER = nh3.Cleaner(
     filter_style_properties=_STYLES,
     link_rel="noopener noreferrer nofollow",
 )
-_DOUBTFUL = re.compile(r"src|url|cite|cid:|data:|\\|&#|&bsol|&colon|&tab|&newline", re.IGNORECASE)
-"""Without any of these in a document `_without_remote` has nothing to drop: an address it would refuse has no other way to be written."""
-_PLAIN_CLEANER = nh3.Cleaner(
-    tags=_TAGS,
-    attributes={tag: names - {"src", "cite"} for tag, names in _ATTRIBUTES.items()},
-    url_schemes={"http", "https", "mailto", "tel"},
-    url_relative="deny",
-    filter_style_properties=_STYLES,
-    link_rel="noopener noreferrer nofollow",
-)
-"""The same without being asked about each attribute, a quarter less time; it lets nothing through that the other drops."""
 
 
 def sanitise_html(html: str) -> str:
     """The part of the HTML that is safe to show. Too deeply nested input is reduced to its text."""
     if _depth(html) > MAX_DEPTH:
         return entities.escape(html_to_text(html))
-    return (_CLEANER if _DOUBTFUL.search(html) else _PLAIN_CLEANER).clean(html)
+    return _CLEANER.clean(html)
 
 
 def html_to_text(html: str) -> str:
