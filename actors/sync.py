@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -211,7 +211,11 @@ def _known(folder: EmailFolder) -> KnownFolder:
         with session_scope() as session:
             return EmailMessages(session).identities(folder_id, uid_validity)
 
+    def among(uids: Sequence[int]) -> list[int]:
+        with session_scope() as session:
+            return EmailMessages(session).uids_among(folder_id, uid_validity, uids)
+
     cursor = None
     if folder.uid_validity is not None and folder.uid_next is not None:
         cursor = FolderCursor(folder.uid_validity, folder.uid_next, folder.highest_modseq)
-    return KnownFolder(folder.name, cursor, flags, folder.message_count, identities)
+    return KnownFolder(folder.name, cursor, flags, folder.message_count, identities, among)

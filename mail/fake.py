@@ -14,7 +14,7 @@ from mail.errors import ConnectionFailed, FolderMissing, MailboxProtocolError
 from mail.fake_transport import FakeDelivery, FakeTransport
 from mail.folder_names import RemoteFolder, encode_name
 from mail.mailbox import Flags, FolderChanges, FolderState, Identity, RawMessage, Span, UidRanges
-from mail.mime_headers import message_id, read_headers, split_message
+from mail.mime_headers import by_name, message_id, read_headers, split_message
 
 __all__ = ["FakeDelivery", "FakeMailbox", "FakeTransport"]
 
@@ -281,4 +281,4 @@ def _raw_message(uid: int, message: _FakeMessage, *, header_only: bool) -> RawMe
 
 
 def _message_id(raw: bytes) -> str:
-    return message_id(read_headers(split_message(raw)[0], set()))
+    return message_id(by_name(read_headers(split_message(raw)[0], set())))

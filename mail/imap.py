@@ -12,7 +12,7 @@ from mail.imap_session import object_id
 from mail.imap_syntax import Value, flags_of, internal_date, quoted, search_result, searched_uids, size_in, uid_items, uid_sets
 from mail.imap_writing import ImapWriting
 from mail.mailbox import Flags, Identity, RawMessage, Span, UidRanges
-from mail.mime_headers import message_id, read_headers
+from mail.mime_headers import by_name, message_id, read_headers
 
 _PIPELINE = 2
 """FETCH commands under way: the next answer is on the wire while this one is parsed. More gains nothing and holds more memory."""
@@ -146,7 +146,7 @@ def _identity(uid: int, items: dict[bytes, Value]) -> Identity:
 def _message_id_in(items: dict[bytes, Value]) -> str:
     """Read as a whole message's header would be, so that both compare. Servers write the section's name in their own ways."""
     head = next((value for name, value in items.items() if name.startswith(b"BODY[HEADER.FIELDS")), None)
-    return message_id(read_headers(head, set())) if isinstance(head, bytes) else ""
+    return message_id(by_name(read_headers(head, set()))) if isinstance(head, bytes) else ""
 
 
 def _checked(part: str) -> str:

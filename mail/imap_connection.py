@@ -219,7 +219,7 @@ class ImapConnection:
             raise ConnectionFailed(f"The connection to {self._endpoint.where} is closed.")
         with self._io():
             response = self._reader.read()
-            if response.line.startswith(b"* ") and response.word == b"BYE":
+            if response.line.startswith(b"* ") and b"BYE" in response.line[:20].upper() and response.word == b"BYE":
                 raise self._error("BYE", response)
         return response
 

@@ -64,7 +64,7 @@ class Identity:
 
 
 class UidRanges:
-    """A set of UIDs as ranges. Never expanded: a server can say `1:4294967295` in a few bytes."""
+    """A set of UIDs as ranges. Never expanded unasked: a server can say `1:4294967295` in a few bytes."""
 
     __slots__ = ("_firsts", "_lasts")
 
@@ -78,6 +78,13 @@ class UidRanges:
             return False
         index = bisect_right(self._firsts, uid) - 1
         return index >= 0 and uid <= self._lasts[index]
+
+    def named(self, most: int) -> list[int] | None:
+        """Each UID, if there are at most so many; None otherwise."""
+        pairs = list(zip(self._firsts, self._lasts, strict=True))
+        if sum(last - first + 1 for first, last in pairs) > most:
+            return None
+        return sorted({uid for first, last in pairs for uid in range(first, last + 1)})
 
 
 @dataclass(frozen=True, slots=True)

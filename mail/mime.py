@@ -14,7 +14,7 @@ from core.errors import NotFoundError
 from mail import mime_headers as headers_of
 from mail.addresses import Address
 from mail.charsets import decode_text
-from mail.mime_headers import DEFAULT_LIMITS, ParseLimits, decode_words, message_ids, read_headers, split_message
+from mail.mime_headers import DEFAULT_LIMITS, ParseLimits, by_name, decode_words, message_ids, read_headers, split_message
 from mail.mime_parts import Leaf, body_leaves, leaves
 from mail.sanitise import html_to_text, sanitise_html
 
@@ -88,19 +88,20 @@ def _parsed(raw: bytes, digest: str, limits: ParseLimits) -> ParsedMessage:
     text = _joined(body, "text/plain", defects, limits.line)
     source = _joined(body, "text/html", defects, limits.line)
     shown = text or html_to_text(source)
-    senders = headers_of.addresses(headers, "from", defects) or headers_of.addresses(headers, "sender", defects)
-    replied = headers_of.first(headers, "in-reply-to")
+    named = by_name(headers)
+    senders = headers_of.addresses(named, "from", defects) or headers_of.addresses(named, "sender", defects)
+    replied = headers_of.first(named, "in-reply-to")
     return ParsedMessage(
-        message_id=headers_of.message_id(headers),
+        message_id=headers_of.message_id(named),
         in_reply_to=next(iter(message_ids(replied)), ""),
-        references=message_ids(headers_of.first(headers, "references")),
-        subject=decode_words(headers_of.first(headers, "subject")),
+        references=message_ids(headers_of.first(named, "references")),
+        subject=decode_words(headers_of.first(named, "subject")),
         sender=senders[0] if senders else None,
-        reply_to=headers_of.addresses(headers, "reply-to", defects),
-        to=headers_of.addresses(headers, "to", defects),
-        cc=headers_of.addresses(headers, "cc", defects),
-        bcc=headers_of.addresses(headers, "bcc", defects),
-        date=headers_of.date(headers, defects),
+        reply_to=headers_of.addresses(named, "reply-to", defects),
+        to=headers_of.addresses(named, "to", defects),
+        cc=headers_of.addresses(named, "cc", defects),
+        bcc=headers_of.addresses(named, "bcc", defects),
+        date=headers_of.date(named, defects),
         text=text,
         html=sanitise_html(source) if source else "",
         snippet=_snippet(shown),
@@ -154,9 +155,13 @@ def _with_short_lines(text: str, longest: int, defects: set[str]) -> str:
 
 def _snippet(text: str) -> str:
     """The first words, quotes of earlier mails left out where there is something else."""
-    lines = [line for line in text[:20_000].splitlines() if line.strip()]
-    own = [line for line in lines if not line.lstrip().startswith(">")]
-    return " ".join(" ".join(own or lines).split())[:SNIPPET].strip()
+    for size in (1000, 20_000):  # mostly the first lines tell
+        lines = [line for line in text[:size].splitlines() if line.strip()]
+        own = [line for line in lines if not line.lstrip().startswith(">")]
+        words = " ".join(" ".join(own or lines).split())
+        if own and len(words) >= SNIPPET:
+            break
+    return words[:SNIPPET].strip()
 
 
 def _info(leaf: Leaf) -> AttachmentInfo:

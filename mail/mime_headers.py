@@ -5,10 +5,11 @@ from __future__ import annotations
 import binascii
 import email.utils
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import getaddresses, parsedate_to_datetime
+from functools import lru_cache
 
 from mail.addresses import Address
 from mail.charsets import decode_text, storable
@@ -54,6 +55,10 @@ _MONTHS = dict(zip(("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep
 
 RawHeaders = list[tuple[str, str]]
 """Names as written and values with charsets settled but encoded words still in them: addresses are split before they are decoded."""
+NamedHeaders = Mapping[str, Sequence[str]]
+"""The values by their names in lower case, in order."""
+_REMEMBERED, _SHORT = 2048, 400
+"""What is read again and again (names of headers and of people, subjects): how many values, of at most how many characters each."""
 
 
 def split_message(raw: bytes) -> tuple[bytes, bytes]:
@@ -79,6 +84,35 @@ def _end_of_header(raw: bytes) -> tuple[int, int]:
 
 def read_headers(head: bytes, defects: set[str], limits: ParseLimits = DEFAULT_LIMITS) -> RawHeaders:
     """All headers in order. Adds `bad_header`, `charset` or `headers_truncated` to the defects."""
+    plain = _plain_headers(head) if len(head) <= min(limits.header, MAX_VALUE) else None
+    return _any_headers(head, defects, limits) if plain is None else plain
+
+
+def _plain_headers(head: bytes) -> RawHeaders | None:
+    """All headers of a block without a single oddity, as nearly all mail has it, read at once; None for any other."""
+    try:
+        text = head.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return None
+    if "\n\n" in text or "\0" in text:
+        return None
+    headers: RawHeaders = []
+    for line in text.removesuffix("\n").replace("\n\t", " ").replace("\n ", " ").split("\n"):
+        before, _, value = line.partition(":")
+        name = _name_in(before) if len(before) <= _SHORT else None
+        if name is None or len(before) == len(line) or len(headers) == MAX_HEADERS:
+            return None
+        headers.append((name, value.strip() if value.isprintable() and "  " not in value else _BLANKS.sub(" ", value).strip()))
+    return headers
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _name_in(before: str) -> str | None:
+    """The name of a header, the same object for all messages; None for what is none."""
+    return before.rstrip() if before.isascii() and _NAME.match(before.encode("ascii")) else None
+
+
+def _any_headers(head: bytes, defects: set[str], limits: ParseLimits) -> RawHeaders:
     headers: RawHeaders = []
     if len(head) > limits.header:
         defects.add("headers_truncated")
@@ -122,16 +156,28 @@ def _unfolded(head: bytes, defects: set[str]) -> Iterable[tuple[bytes, bytes]]:
         yield name, b"\n".join(parts)
 
 
-def first(headers: RawHeaders, name: str) -> str:
-    """The first value under this name, in any case, or an empty string: of duplicates the first one counts, as in most clients."""
-    wanted = name.lower()
-    return next((value for key, value in headers if key.lower() == wanted), "")
+def by_name(headers: RawHeaders) -> NamedHeaders:
+    """The same headers, to be asked for one by one."""
+    named: dict[str, list[str]] = {}
+    for name, value in headers:
+        named.setdefault(name.lower(), []).append(value)
+    return named
+
+
+def first(headers: NamedHeaders, name: str) -> str:
+    """The first value under this name (in lower case), or an empty string: of duplicates the first one counts, as in most clients."""
+    values = headers.get(name)
+    return values[0] if values else ""
 
 
 def decode_words(value: str) -> str:
     """Encoded words into text (RFC 2047). Neighbours in one charset are joined as bytes first: senders split inside a character."""
     if "=?" not in value:
         return value
+    return _decoded_again(value) if len(value) <= _SHORT else _decoded(value)
+
+
+def _decoded(value: str) -> str:
     value = _BETWEEN_WORDS.sub(r"\1\2", value)
     pieces: list[str] = []
     pending, charset, position = b"", "", 0
@@ -147,6 +193,9 @@ def decode_words(value: str) -> str:
     return _BLANKS.sub(" ", storable("".join(pieces))).strip()
 
 
+_decoded_again = lru_cache(maxsize=_REMEMBERED)(_decoded)
+
+
 def _word_bytes(encoding: str, text: str) -> bytes:
     if encoding in "qQ":
         return binascii.a2b_qp(text.encode("utf-8"), header=True)
@@ -160,19 +209,26 @@ def lenient_base64(data: bytes) -> bytes:
     return binascii.a2b_base64(usable + b"=" * (-len(usable) % 4))
 
 
-def addresses(headers: RawHeaders, name: str, defects: set[str]) -> list[Address]:
+def addresses(headers: NamedHeaders, name: str, defects: set[str]) -> list[Address]:
     """Everybody in the headers of this name, groups flattened. Adds `bad_address` when something was there and nobody could be read."""
-    values = [value for key, value in headers if key.lower() == name]
-    if not any(values):
+    values = headers.get(name)
+    if not values or not any(values):
         return []
-    pairs = [pair for value in values for pair in _pairs(value)]
-    found = [Address(decode_words(display), _BLANKS.sub("", storable(addr))) for display, addr in pairs[:MAX_ADDRESSES] if addr]
-    if len(pairs) > MAX_ADDRESSES:
+    everybody = [each for value in values for each in (_people_again(value) if len(value) <= _SHORT else _people(value))]
+    found = [each for each in everybody[:MAX_ADDRESSES] if each.addr]
+    if len(everybody) > MAX_ADDRESSES:
         defects.add("too_many_addresses")
     if not found and not any(":" in value for value in values):  # an empty group is how "undisclosed recipients" is said
         defects.add("bad_address")
     return found
 
+
+def _people(value: str) -> Sequence[Address]:
+    """Whoever is named in one header; `addr` is empty where there is only a name."""
+    return tuple(Address(decode_words(display), _BLANKS.sub("", storable(addr))) for display, addr in _pairs(value))
+
+
+_people_again = lru_cache(maxsize=_REMEMBERED)(_people)
 
 _LENIENT: dict[str, bool] = {"strict": False} if getattr(email.utils, "supports_strict_parsing", False) else {}
 """Newer Pythons give nobody for a header with a single mistake in it (CVE-2023-27043). Here nothing is decided by an address; who
@@ -191,7 +247,7 @@ def _pairs(value: str) -> list[tuple[str, str]]:
         return []
 
 
-def date(headers: RawHeaders, defects: set[str]) -> datetime | None:
+def date(headers: NamedHeaders, defects: set[str]) -> datetime | None:
     """The Date header in UTC, or None; `-0000` and no zone count as UTC."""
     value = first(headers, "date")
     if not value:
@@ -224,7 +280,7 @@ def message_ids(value: str) -> list[str]:
     return found if len(found) <= MAX_REFERENCES else [found[0], *found[1 - MAX_REFERENCES :]]
 
 
-def message_id(headers: RawHeaders) -> str:
+def message_id(headers: NamedHeaders) -> str:
     """The Message-ID with its angle brackets; a bare one gets them; empty when there is none."""
     value = first(headers, "message-id")
     found: Sequence[str] = _MESSAGE_ID.findall(value)

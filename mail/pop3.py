@@ -15,7 +15,7 @@ from mail.folder_names import RemoteFolder
 from mail.imap_reader import MAX_LITERAL
 from mail.imap_syntax import MAX_SIZE
 from mail.mime import ParseLimits, parse_message
-from mail.mime_headers import DEFAULT_LIMITS, date, first, read_headers, split_message
+from mail.mime_headers import DEFAULT_LIMITS, by_name, date, first, read_headers, split_message
 from mail.pop3_connection import Pop3Connection, Pop3Refused
 from mail.spans import MAX_BATCH_BYTES
 from mail.sync import FetchedMessage, FolderCursor, SyncBatch
@@ -177,8 +177,8 @@ def _fetched(entry: Entry, raw: bytes, uid: int, limits: ParseLimits) -> Fetched
 
 def _received_at(raw: bytes) -> datetime | None:
     """When the last server got it: the date in the newest Received header (RFC 5321 4.4). POP3 itself does not tell."""
-    _, semicolon, moment = first(read_headers(split_message(raw)[0], set()), "received").rpartition(";")
-    return date([("date", moment.strip())], set()) if semicolon else None
+    _, semicolon, moment = first(by_name(read_headers(split_message(raw)[0], set())), "received").rpartition(";")
+    return date({"date": [moment.strip()]}, set()) if semicolon else None
 
 
 def _batch(new: list[FetchedMessage], gone: list[int], uid: int, *, done: int, total: int) -> SyncBatch:

@@ -8,7 +8,7 @@ transaction, says exactly where to go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -16,7 +16,7 @@ from mail.errors import FolderMissing
 from mail.folder_names import RemoteFolder
 from mail.identity import recognised
 from mail.imap_reader import MAX_LITERAL
-from mail.mailbox import Flags, FolderChanges, FolderState, Identity, Mailbox, RawMessage, Span
+from mail.mailbox import Flags, FolderChanges, FolderState, Identity, Mailbox, RawMessage, Span, UidRanges
 from mail.mime import ParsedMessage, ParseLimits, parse_message
 from mail.mime_headers import DEFAULT_LIMITS
 from mail.spans import plan_spans, windows
@@ -31,6 +31,10 @@ __all__ = [
     "list_folders",
     "sync_mailbox",
 ]
+
+
+_FEW = 2000
+"""UIDs that are looked up one by one rather than all of the folder's read."""
 
 
 def _no_identities() -> list[Identity]:
@@ -49,13 +53,14 @@ class FolderCursor:
 @dataclass(frozen=True, slots=True)
 class KnownFolder:
     """What the store knows of a folder. `known_flags` (UID to flags) and `identities` (of all stored messages, by the UIDs they are
-    stored under) are called at most once, and only when they are needed."""
+    stored under) are called at most once, and only when they are needed; `stored_among` says which of a few UIDs are stored."""
 
     name: str
     cursor: FolderCursor | None
     known_flags: Callable[[], Mapping[int, Flags]]
     message_count: int
     identities: Callable[[], list[Identity]] = _no_identities
+    stored_among: Callable[[Sequence[int]], Collection[int]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,11 +300,18 @@ class _FolderSync:
         changes = _Changes([FlagsChanged(uid, flags[uid]) for uid in sorted(flags)])
         missing = known.message_count + new - self._state.messages
         if missing and told is not None:
-            changes.gone = sorted(uid for uid in self._known_flags() if uid in told.vanished)
+            changes.gone = self._stored_of(told.vanished, known)
         if missing != len(changes.gone):
             present = self._mailbox.present(last)
             changes.gone = sorted(uid for uid in self._known_flags() if uid <= last and uid not in present)
         return changes
+
+    def _stored_of(self, vanished: UidRanges, known: KnownFolder) -> list[int]:
+        """A few are asked for by their UIDs: a large folder is not read because a message left it."""
+        few = vanished.named(_FEW) if known.stored_among is not None else None
+        if few is None or known.stored_among is None:
+            return sorted(uid for uid in self._known_flags() if uid in vanished)
+        return sorted(known.stored_among(few))
 
     def _cursor_at(self, uid_next: int) -> FolderCursor:
         """The cursor inside a run. The old change number still counts; in a first run the one of EXAMINE, for everything that is stored

@@ -38,6 +38,11 @@ INDEX_STORED = text(f"""
     SELECT tenant_id, id, {_STORED_WORDS} FROM acting, email_messages""")  # noqa: S608  (our own text)
 """For messages that were stored before words were."""
 
+_SQUEEZE = text("""
+    SELECT set_config('default_toast_compression', 'lz4', true) FROM pg_settings
+    WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)""")
+"""Long values are compressed as they arrive: lz4, where the server has it (PostgreSQL 14 and built with it), takes a third of the time."""
+
 _INSERT = """
     WITH added AS (
         INSERT INTO email_messages ({names}, created_at) SELECT {names}, statement_timestamp() FROM pg_temp.arriving_messages
@@ -90,6 +95,7 @@ def search_for(connection: Connection, words: str, tenant_id: str | None) -> Non
 
 def add_messages(connection: Connection, rows: Sequence[Mapping[str, Any]], words: Sequence[tuple[str, str | None]]) -> set[str]:
     """Inserts the rows that are not there yet, with the words they are found by (people; text, None: body_text). Returns their ids."""
+    connection.execute(_SQUEEZE)
     _stage(connection, "arriving_messages", "email_messages", ", '' AS people, '' AS words")
     columns = [*rows[0], "people", "words"]
     _copy(connection, "arriving_messages", columns, ((*row.values(), *more) for row, more in zip(rows, words, strict=True)))
@@ -141,7 +147,7 @@ def _stage(connection: Connection, stage: str, table: str, more: str = "") -> No
 
 def _copy(connection: Connection, stage: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
     """COPY in its text format into a table of this connection's own: COPY FROM refuses tables that have policies."""
-    lines = "".join("\t".join([_field(value) for value in row]) + "\n" for row in rows)
+    lines = "".join(["\t".join([_escaped(value) if type(value) is str else _field(value) for value in row]) + "\n" for row in rows])
     driver: Any = connection.connection.driver_connection
     try:
         with driver.cursor() as cursor:
@@ -160,7 +166,7 @@ def _field(value: Any) -> str:
     if isinstance(value, str):
         return _escaped(value)
     if isinstance(value, list | dict):
-        return _escaped(_json(value))
+        return _escaped(_json(value)) if value else "[]" if isinstance(value, list) else "{}"
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 

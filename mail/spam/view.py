@@ -126,7 +126,7 @@ def _plain_headers(head: bytes) -> RawHeaders:
 
 
 def _read_headers(view: View) -> None:
-    headers, defects = view.headers, view.defects
+    headers, defects = view.names, view.defects
     view.subject = decode_words(view.first("subject"))[:2000]
     senders = headers_of.addresses(headers, "from", defects)
     view.sender = senders[0] if senders else None

@@ -53,6 +53,16 @@ class EmailMessages(Repository):
         sets: dict[tuple[str, ...], frozenset[str]] = {}  # most messages share a few: half a million sets would be 100 MB
         return {uid: sets.setdefault(tuple(flags), frozenset(flags)) for uid, flags in self.session.execute(statement)}
 
+    def uids_among(self, folder_id: str, uid_validity: int, uids: Sequence[int]) -> list[int]:
+        """Which of these UIDs are stored of a folder."""
+        in_folder = (self._visible(), EmailMessage.folder_id == folder_id, EmailMessage.uid_validity == uid_validity)
+        chunked = chunks(uids)
+        return [
+            uid
+            for chunk in chunked
+            for uid in self.session.scalars(select(EmailMessage.uid).where(*in_folder, EmailMessage.uid.in_(chunk)))
+        ]
+
     def uids_by_remote_id(self, folder_id: str) -> dict[str, int]:
         """What is stored of a folder that has no UIDs but lasting ids (POP3's UIDL)."""
         columns, in_folder = (EmailMessage.remote_id, EmailMessage.uid), (self._visible(), EmailMessage.folder_id == folder_id)

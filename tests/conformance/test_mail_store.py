@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy import text as sql
 
 from core.clock import now
 from mail.folder_names import RemoteFolder
@@ -104,6 +105,8 @@ class Account:
             messages, views = EmailMessages(session), MailViews(session)
             folders = EmailFolders(session).of(self.id)
             known = sum(len(messages.flags_by_uid(folder.id, folder.uid_validity or 0)) for folder in folders)
+            among = [messages.uids_among(folder.id, folder.uid_validity or 0, range(1, 1000)) for folder in folders]
+            assert known == sum(map(len, among))
             assert known == sum(folder.message_count for folder in folders)
             assert views.message_counts().get(self.id, 0) == messages.count(self.id)
             return messages.count(self.id), len(views.messages(self.id, None, None)), known
@@ -444,6 +447,16 @@ def test_the_newest_is_found_first_and_pages_go_on(account: Account) -> None:
         rest = views.messages(None, None, "memo", before=(first[-1].received_at, first[-1].id))
     assert [each.id for each in [*first, *rest]] == [each.id for each in everything]
     assert [each.id for each in everything] == sorted((each.id for each in everything), reverse=True)
+
+
+def test_a_long_text_is_compressed_as_the_server_does_it_fastest(account: Account) -> None:
+    account.store({1: letter("one " * 3000)})
+    with account.record.session(account.ann) as session:
+        assert session.scalars(select(EmailMessage.body_text)).one() == "body " + "one " * 3000
+        if session.get_bind().dialect.name == "postgresql":
+            ways = session.scalars(sql("SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")).one()
+            used = session.scalars(sql("SELECT pg_column_compression(body_text) FROM email_messages")).one()
+            assert used == ("lz4" if "lz4" in ways else "pglz")
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------------------

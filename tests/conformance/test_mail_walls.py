@@ -58,6 +58,7 @@ def everybody_else(record: Record) -> list[Identity]:
 Attempt = Callable[[Session, Anns], object]
 LISTS: dict[str, Attempt] = {
     "flags_by_uid": lambda s, a: EmailMessages(s).flags_by_uid(a.message.folder_id, 1),
+    "uids_among": lambda s, a: EmailMessages(s).uids_among(a.message.folder_id, 1, [1, 2]),
     "identities": lambda s, a: EmailMessages(s).identities(a.message.folder_id, 1),
     "count": lambda s, a: EmailMessages(s).count(a.id),
     "source": lambda s, a: EmailMessages(s).source(a.message.id),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -21,10 +21,18 @@ class Store:
         self.bodies: dict[tuple[str, int], bytes] = {}
         self.remote_ids: dict[tuple[str, int], str | None] = {}
         self.flags_were_read = False
+        self.looks_up = True
 
     def known(self) -> Mapping[str, KnownFolder]:
         return {
-            name: KnownFolder(name, self.cursors.get(name), partial(self._read, name), len(flags), partial(self._identities, name))
+            name: KnownFolder(
+                name,
+                self.cursors.get(name),
+                partial(self._read, name),
+                len(flags),
+                partial(self._identities, name),
+                partial(self._among, name) if self.looks_up else None,
+            )
             for name, flags in self.flags.items()
         }
 
@@ -61,6 +69,9 @@ class Store:
     def _read(self, name: str) -> Mapping[int, Flags]:
         self.flags_were_read = True
         return dict(self.flags[name])
+
+    def _among(self, name: str, uids: Sequence[int]) -> list[int]:
+        return [uid for uid in uids if uid in self.flags[name]]
 
     def _identities(self, name: str) -> list[Identity]:
         return list(self.identities[name].values())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import pytest
 
 from core.errors import MailroomError
 from mail import imap as imap_module
-from mail import imap_connection, imap_reader
+from mail import imap_connection, imap_reader, imap_syntax
 from mail.accounts import Endpoint, Secret, Security
 from mail.errors import (
     AuthenticationRefused,
@@ -389,3 +390,26 @@ def test_the_logout_does_not_wait_for_a_server_that_is_gone(tmp_path: Path) -> N
     connection = imap_connection.ImapConnection(Endpoint("127.0.0.1", 1, Security.PLAIN))
     connection.logout()
     assert not connection.is_open
+
+
+FETCHES = [
+    rb'* 12 FETCH (UID 7 FLAGS (\Seen $Label) INTERNALDATE "17-Jul-1996 02:44:25 -0700" RFC822.SIZE 4286 BODY[] {5})',
+    b"* 12 FETCH (uid 7 rfc822.size 4286)",
+    b"* 12 FETCH (FLAGS () UID 7 EMAILID (M123) X-GM-MSGID 99)",
+    b"* 12 FETCH (UID 7 BODY[] NIL FLAGS (NIL a))",
+    b"* 12 FETCH (UID 7 FLAGS (a nil b))",
+    b'* 12 FETCH (UID 7 BODY[] "" X "a\\"b" FLAGS (nil \\Seen))',
+    b"* 12 FETCH (UID 7 FLAGS (a  b))",
+    b"* 12 FETCH (UID 7 UID 8 BODY[]<0> {5})",
+    b"* 12 FETCH (UID 7 FLAGS ((a)))",
+    b"* 12 FETCH (UID 7 BODY[] {5} BODY[HEADER] {5})",
+    b"* 12 fetch (UID 7",
+    b"* 12 FETCH ()",
+]
+
+
+@pytest.mark.parametrize("line", FETCHES)
+def test_the_quick_way_through_a_fetch_reads_what_the_careful_one_reads(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = fetch_items(Response(line, [b"hello"]))
+    monkeypatch.setattr(imap_syntax, "_PLAIN_FETCH", re.compile(b"(?!)"))
+    assert quick == fetch_items(Response(line, [b"hello"]))

@@ -14,7 +14,7 @@ from mail import mime, mime_parts
 from mail.addresses import Address
 from mail.charsets import codec_for, decode_text, storable
 from mail.mime import ParsedMessage, attachment_content, parse_message
-from mail.mime_headers import decode_words, lenient_base64, message_ids, split_message
+from mail.mime_headers import DEFAULT_LIMITS, _any_headers, decode_words, lenient_base64, message_ids, read_headers, split_message
 from mail.mime_parts import clean_filename
 from mail.sanitise import MAX_DEPTH, html_to_text, sanitise_html
 
@@ -420,3 +420,28 @@ def test_pieces() -> None:
     assert split_message(b"Subject: s") == (b"Subject: s", b"")
     assert clean_filename("x" * 300 + ".pdf") == "x" * 196 + ".pdf"
     assert clean_filename("y" * 300) == "y" * 200
+
+
+ODD_HEADS = [
+    b"Subject: a\r\n b\r\n\tc\r\nX:  two  blanks \r\n",  # folded
+    b"no colon here\r\nSubject: a",
+    b"Subject: a\n\n\tb",
+    b" Subject: a\r\nTo: b@x.org",
+    b"From joe Mon Jan 01 10:00:00 2024\r\nSubject: a\r\n",
+    b"Subject : a\0b\r\n",
+    b"Subject: caf\xe9\r\nTo: caf\xc3\xa9 <b@x.org>\r\n",
+    b"S\xc3\xbcbject: a\r\n",
+    b": nothing before\r\nSubject",
+    b"a: b\r\rc: d\rSubject: x",
+    b"X" * 500 + b": long\r\n",
+    b"X: " + b"y" * 70_000,
+    b"X: y\r\n" * 1001,
+    b"",
+]
+
+
+@pytest.mark.parametrize("head", ODD_HEADS, ids=range(len(ODD_HEADS)))
+def test_the_quick_way_through_a_header_reads_what_the_careful_one_reads(head: bytes) -> None:
+    quick, careful = set[str](), set[str]()
+    assert read_headers(head, quick) == _any_headers(head, careful, DEFAULT_LIMITS)
+    assert quick == careful

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from core.errors import TransientError
+from mail import sync as sync_module
 from mail.errors import FolderMissing
 from mail.fake import FakeMailbox
 from mail.identity import recognised
@@ -290,6 +291,29 @@ def test_a_reset_that_ends_early_goes_on_where_it_was(kind: dict[str, bool], who
     assert store.flags["INBOX"] == {1: set(), 2: set(), 4: set(), 5: set(), 6: {"\\Seen"}}
 
 
+@pytest.mark.parametrize("looks_up", [True, False])
+def test_a_few_vanished_messages_are_looked_up_and_the_folder_is_not_read(looks_up: bool) -> None:
+    mailbox, store = filled(6, qresync=True), Store()
+    store.looks_up = looks_up
+    store.sync(mailbox)
+    mailbox.expunge(3)
+    mailbox.expunge(5)
+    [batch] = store.sync(mailbox)
+    assert batch.gone == [3, 5]
+    assert store.flags_were_read is not looks_up
+    assert "present" not in asked(mailbox)
+
+
+def test_where_very_many_vanished_the_folder_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_module, "_FEW", 1)
+    mailbox, store = filled(6, qresync=True), Store()
+    store.sync(mailbox)
+    mailbox.expunge(3)
+    mailbox.expunge(5)
+    assert [batch.gone for batch in store.sync(mailbox)] == [[3, 5]]
+    assert store.flags_were_read
+
+
 def test_a_server_that_tells_the_wrong_vanished_messages_is_asked_for_those_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     mailbox, store = filled(4, qresync=True), Store()
     store.sync(mailbox)
@@ -390,3 +414,5 @@ def test_ranges_of_uids_are_never_expanded() -> None:
     ranges = UidRanges([(7, 7), (1, 3), (4_000_000_000, 10)])
     assert [uid for uid in range(12) if uid in ranges] == [1, 2, 3, 7, 10, 11]
     assert "7" not in ranges
+    assert ranges.named(1000) is None
+    assert UidRanges([(7, 7), (3, 1), (2, 4)]).named(10) == [1, 2, 3, 4, 7]
