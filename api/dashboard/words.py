@@ -66,6 +66,7 @@ COMPONENTS = {
 }
 LONGEST_VALUE = 120
 MOST_ITEMS = 20
+LONGEST_NAME = 16
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 
 
@@ -87,10 +88,13 @@ def delivery_word(status: str, attempts: int) -> tuple[str, str]:
 
 
 def endpoint(url: str, *, in_full: bool) -> str:
-    """Where to, without a login or a query, which may be secrets; not in full: the host alone, for a path may be one, too."""
+    """Where to, with the beginning of the path only: a login, a query and what ends a path may be secrets. Not in full: the host."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    return f"{host}{parts.path.rstrip('/')}" if in_full else host
+    first, _, rest = parts.path.strip("/").partition("/")
+    if not in_full or not first:
+        return host
+    return f"{host}/…" if len(first) > LONGEST_NAME else f"{host}/{first}" + ("/…" if rest else "")
 
 
 def told_of(events: list[str]) -> str:
