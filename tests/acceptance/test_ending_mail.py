@@ -1,4 +1,8 @@
-"""Runs that are ended while their thread waits for a mail server: no exception reaches it there, so that its process has to go."""
+"""Runs that are ended while their thread waits for a mail server: no exception reaches it there, so that its process has to go.
+
+Their workers are not measured: what is thrown into a thread may land in the coverage tracer while that holds its lock, and then every
+thread of the process waits for ever.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Mailroom
-from tests.acceptance.installation import eventually
+from tests.acceptance.installation import eventually, installed, new_virtual_host
 from tests.acceptance.test_sync import PASSWORD, letter
 from tests.servers.dovecot import Dovecot
+from tests.servers.postgres import Postgres
 from tests.servers.proxy import FaultProxy
+from tests.servers.rabbitmq import RabbitMq
 from tests.servers.smtp import SmtpSink
 
 pytestmark = pytest.mark.acceptance
@@ -21,6 +27,16 @@ MESSAGES = 1500
 SLOW = 300_000.0
 """Bytes a second: a sync takes seconds, and is caught in the middle."""
 STUCK = 120.0
+
+
+@pytest.fixture(scope="module")
+def mailroom(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMq, postgres: Postgres) -> Iterator[Mailroom]:
+    """One of their own, whose processes may end."""
+    url = new_virtual_host(rabbitmq, "ending")
+    with installed(tmp_path_factory.mktemp("ending"), postgres, "ending", RABBITMQ_URL=url) as installation:
+        api = installation.start_api()
+        worker = installation.start_worker(processes=2, COVERAGE_PROCESS_START="")
+        yield Mailroom(installation, api, worker, installation.new_tenant("acme"), installation.new_admin(), url)
 
 
 @pytest.fixture

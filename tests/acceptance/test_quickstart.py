@@ -125,7 +125,7 @@ def test_the_printed_command_works_and_ctrl_c_stops_everything_in_order(environm
     try:
         program.says("Ctrl-C stops everything", 60)
         everything = program.tree()
-        assert len(everything) == 7  # itself, mail, Valkey, API, two workers, scheduler
+        assert len(everything) == 8  # itself, mail, Valkey, API, scheduler, what keeps two workers
         (command,) = re.findall(r"curl -X POST .*", program.output())
         answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=20, check=False)
         assert json.loads(answer.stdout)["status"] == "pending", answer.stderr
