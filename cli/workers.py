@@ -28,10 +28,9 @@ def main() -> int:
     queues = split_queues(options.queues)
     start_logging(settings)
 
-    import actors
+    import actors  # noqa: F401  (all of it: what is imported here is shared)
     from cli.worker_process import serve
 
-    assert actors.broker
     return keep_alive(options.processes, lambda: serve(options.threads, queues))
 
 

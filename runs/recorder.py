@@ -23,6 +23,7 @@ from runs.inbox import Inbox
 from runs.message import RunMessage
 from runs.retry import ResultError, failed, handed_back
 from runs.solitude import Solitude
+from runs.turns import Turns
 from runs.waiting import WaitingMessages, told
 from storage.outcomes import Claim, HeldLane, RecordRefusedError
 from storage.record import Record
@@ -33,8 +34,6 @@ BROKEN_SECONDS = 0.5
 BUSY_SECONDS = 0.4  # with the quarter second of an idle turn, held messages go back in well under a second
 EXTRA_WAITING = 16  # how many messages beyond the free threads a polled broker may still bring
 LOOK_SECONDS = 0.05  # a recorder that has run dry looks for held runs, but not more often than this
-OTHER_WAY_EVERY = 4
-"""Every so many turns the less urgent of messages and held runs goes first, so that neither ever starves."""
 LEAVING_SECONDS = 1.0  # how much longer a process may live that has handed back its runs
 
 
@@ -64,7 +63,7 @@ class Recorder(threading.Thread):
         self._looked_at = 0.0
         self._must_look = False
         self._is_dry = False  # something was claimed since the last look
-        self._turns = 0
+        self._turns = Turns(self._waiting, self._lanes)
         self._solitude = Solitude(hooks.claim_alone)
 
     # Called from other threads.
@@ -172,7 +171,7 @@ class Recorder(threading.Thread):
         if not self._claiming or self.is_alone:
             self._return_waiting()
         self._look_if_dry()
-        wanted, lanes, duplicates = self._choose()
+        wanted, lanes, duplicates = self._turns.take(self._free(), self._held)
         settle_all(told(duplicates, Verdict.ACK))
         self._give_back_if_busy()
         done = list(self._unwritten)
@@ -322,18 +321,6 @@ class Recorder(threading.Thread):
     def _free(self) -> int:
         """How many runs may be claimed now."""
         return self._limit - len(self._held) + len(self._unwritten) if self._claiming and not self.is_alone else 0
-
-    def _choose(self) -> tuple[dict[str, RunMessage], list[HeldLane], list[RunMessage]]:
-        """The messages and the lanes to claim from, the most urgent first and no more than can start; duplicates of what is held."""
-        self._turns += 1
-        free = self._free()
-        other_way = self._turns % OTHER_WAY_EVERY == 0
-        held_first = self._lanes.most_urgent() if free > 0 and self._waiting else None
-        lanes = []
-        if held_first is not None and (held_first < self._waiting.most_urgent()) is not other_way:
-            lanes = self._lanes.choose(free)
-        wanted, duplicates = self._waiting.take(free - sum(lane.wanted for lane in lanes), self._held)
-        return wanted, lanes or self._lanes.choose(free - len(wanted)), duplicates
 
     def _give_back_if_busy(self) -> None:
         """A process whose threads stay busy keeps no message that an idle one could start."""

@@ -117,9 +117,9 @@ class Process:
                 start_new_session=True,
             )
         self.pid = self._process.pid
-        # The read ends when the last holder of the pipe is gone, however it died.
+        # The read ends when the last holder of the pipe is gone, however it died; then the program's whole group goes.
         self._leash = subprocess.Popen(
-            ["/bin/sh", "-c", 'read -r _; kill -KILL "$0"', str(self.pid)],
+            ["/bin/sh", "-c", 'read -r _; kill -KILL "-$0"', str(self.pid)],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -10,7 +10,9 @@ import pytest
 
 from runs.process_key import is_gone, key_of
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere there is no /proc, a process has no key, and only its heart tells"
+)
 
 
 def test_a_living_process_is_not_gone() -> None:
