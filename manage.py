@@ -142,7 +142,8 @@ def set_up(kind: str) -> None:
     say("installing %s (hash-locked)" % LOCKS[kind])
     open(UNFINISHED, "w").close()
     try:
-        run([*install, "--require-hashes", "-r", lock], "the installation of %s failed" % LOCKS[kind])
+        # The lock is whole. Left to resolve it, pip prefers a newer release for what is also asked for with an extra, and then refuses it.
+        run([*install, "--no-deps", "--require-hashes", "-r", lock], "the installation of %s failed" % LOCKS[kind])
     except SetupError:  # refused or rolled back, so what is there is whole
         os.unlink(UNFINISHED)
         raise

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -138,6 +140,21 @@ def test_a_package_that_is_not_there_is_one_sentence(made: Path) -> None:
     assert done.stderr.splitlines()[-1] == "manage.py: the installation of requirements.lock failed"
     assert "Traceback" not in done.stderr
     assert not (made / ".venv" / ".unfinished").exists()
+
+
+def test_the_lock_is_installed_as_it_stands(made: Path) -> None:
+    """What a package asks for is in the lock or nowhere: a newer release of it, published since, changes nothing."""
+    wheel = made / "asking-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("asking-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: asking\nVersion: 1.0\nRequires-Dist: asked[extra]\n")
+        archive.writestr("asking-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("asking-1.0.dist-info/RECORD", "")
+    lock = made / "requirements.lock"
+    before = lock.read_text()
+    lock.write_text(f"--no-index\nasking==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
+    done = manage(made, "hello", PIP_FIND_LINKS=str(made))
+    lock.write_text(before)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_lock_is_one_sentence(made: Path) -> None:
