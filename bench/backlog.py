@@ -68,11 +68,12 @@ def drain(measured: System, waiting: int, first: int) -> float:
 
 
 def fill_at_once(mailroom: System, bench: Workbench, runs: int, task: str = "noop", text: str = TEXT) -> None:
-    """Rows as the call leaves them, and nothing left for autovacuum to do meanwhile."""
+    """Rows as the call leaves them, and nothing left for autovacuum or the checkpointer to do meanwhile: a backlog comes over hours."""
     fill(mailroom, ENQUEUED, task, text)
     columns = ", ".join(f'"{name}"' for (name,) in bench.installation.query(COLUMNS) if name not in OWN)
     bench.installation.query(COPY.format(columns=columns, held=HELD), runs - ENQUEUED)
     bench.installation.query("VACUUM (ANALYZE) task_runs")
+    bench.installation.query("CHECKPOINT")
     waiting = bench.installation.query("SELECT count(*) FROM task_runs")[0][0]
     assert waiting == runs, f"{waiting} runs wait and not {runs}: no run is held behind the window that could be copied"
 
