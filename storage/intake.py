@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from core.errors import UnavailableError
+from storage.engine import TRUSTED_SECONDS
+from storage.patience import PING
 from storage.postgres import Prepared
 from storage.repositories.runs import NewRun, Recorded
 
@@ -63,6 +66,7 @@ class PostgresIntake:
 
     def __init__(self, engine: Engine) -> None:
         self._prepared = Prepared(engine, _ACCEPT)
+        self._used_at = 0.0
 
     def accept(self, runs: Sequence[NewRun], grace: float, window: int) -> list[Recorded]:
         """Records plain runs (due, without keys, followers, mail hosts), all or none, and commits.
@@ -71,7 +75,7 @@ class PostgresIntake:
         """
         rows = [{"place": place, "id": run.run_id, **{name: getattr(run, name) for name in _COLUMNS}} for place, run in enumerate(runs)]
         try:
-            with self._prepared.cursor() as cursor:
+            with self._cursor() as cursor:
                 cursor.execute("EXECUTE mailroom_accept (%s, %s, %s)", (orjson.dumps(rows).decode(), window, grace))
                 return [self._recorded(row) for row in cursor.fetchall()]
         except (psycopg2.DataError, psycopg2.IntegrityError) as error:
@@ -79,6 +83,17 @@ class PostgresIntake:
         except psycopg2.Error as error:
             self.close()
             raise UnavailableError("The database cannot be reached; nothing was changed.", retry_after=5) from error
+
+    def _cursor(self) -> Any:
+        """As with the pool's, a connection that was idle is asked first whether it still is one: a server that was started anew in between
+        costs nobody a run."""
+        idle, self._used_at = time.monotonic() - self._used_at, time.monotonic()
+        if idle > TRUSTED_SECONDS:
+            try:
+                self._prepared.cursor().execute(PING)
+            except psycopg2.Error:
+                self.close()
+        return self._prepared.cursor()
 
     def close(self) -> None:
         """Closes the connection; the next call opens it again."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,6 +17,7 @@ from core.settings import get_settings
 from core.tenancy import Identity
 from runs import intake
 from runs.enqueue import enqueue
+from storage import intake as accepting
 from storage.engine import new_session
 from storage.models import TaskRun, Tenant, User
 from storage.repositories.controls import Controls
@@ -187,6 +188,18 @@ def test_a_run_s_thread_leaves_it_to_another(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(intake, "current_run", object)
     world.enqueue(world.toys.add, x=1)
     assert threads == [threading.current_thread().name, "intake"]
+
+
+def test_a_server_that_was_started_anew_costs_nobody_a_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "TRUSTED_SECONDS", -1.0)  # it was long ago
+    world.enqueue(world.toys.add, x=1)
+    world.engine.dispose()
+    if world.engine.dialect.name == "postgresql":
+        with world.session() as session:
+            others = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()")
+            assert session.execute(others).all()
+    world.enqueue(world.toys.add, x=2)
+    assert world.count(TaskRun) == 2
 
 
 def test_tenants_stay_apart(world: World) -> None:
