@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from api import openapi, problems
 from api.auth import FailedLogins
+from api.callers import KnownCallers
 from api.context import RequestContext
 from api.dashboard import pages
 from api.downloads import FetchSource
@@ -85,6 +86,7 @@ def create_app(settings: Settings, engine: Engine | None = None, *, fetch_source
     app.state.settings = settings
     app.state.engine = engine or _engine_of(settings)
     app.state.failed_logins = FailedLogins()
+    app.state.known_callers = KnownCallers()
     app.state.health = Health(settings, app.state.engine)
     app.state.fetch_source = fetch_source
     app.state.stopping = threading.Event()

@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from api.callers import Asked, KnownCallers
 from api.problems import Problem
 from core.errors import NotFoundError, TenantError
 from core.tenancy import SYSTEM, SYSTEM_TENANT, Identity, acting_as
@@ -89,8 +90,7 @@ class AuthenticatedRoute(APIRoute):
         answer = super().get_route_handler()
 
         async def authenticated(request: Request) -> Response:
-            acting = await run_in_threadpool(authenticate, request)
-            request.state.acting = acting
+            acting = request.state.acting = await find_acting(request)
             request.state.tenant_id = acting.identity.tenant_id
             await self.check(request)
             return await answer(request)
@@ -101,8 +101,8 @@ class AuthenticatedRoute(APIRoute):
         """What else must hold before the body is parsed; JsonRoute looks at the body here."""
 
 
-def get_acting(request: Request) -> Acting:
-    """What AuthenticatedRoute found."""
+async def get_acting(request: Request) -> Acting:
+    """What AuthenticatedRoute found. A coroutine, for which FastAPI needs no thread."""
     acting: Acting = request.state.acting
     return acting
 
@@ -110,28 +110,43 @@ def get_acting(request: Request) -> Acting:
 ActingNow = Annotated[Acting, Depends(get_acting)]
 
 
-def authenticate(request: Request) -> Acting:
-    """Raises Problem 401 or 429, or TenantError for a tenant or user that the key may not name."""
-    engine: Engine = request.app.state.engine
+async def find_acting(request: Request) -> Acting:
+    """From memory, or else from the database, on another thread. Raises what `authenticate` raises."""
     if request.scope.get(OPERATOR) is True:
-        return _operator(request, engine)
+        return await run_in_threadpool(authenticate, request, None)
+    known: KnownCallers[Acting] = request.app.state.known_callers
+    key, since = _bearer_key(request), known.now()
+    asked = Asked.by(key, *_named(request))
+    acting = known.find(asked)
+    if acting is None:
+        acting = await run_in_threadpool(authenticate, request, key)
+        known.remember(asked, acting, since)
+    return acting
+
+
+def _named(request: Request) -> tuple[str | None, str | None]:
+    """The tenant and the user that the caller wants to act for."""
+    return request.headers.get("x-tenant-id"), request.headers.get("x-user-id")
+
+
+def _bearer_key(request: Request) -> str:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Problem(401, "unauthorized", "Send an API key: Authorization: Bearer mr_...", headers=CHALLENGE)
+    return key.strip()
+
+
+def authenticate(request: Request, key: str | None) -> Acting:
+    """Raises Problem 401 or 429, or TenantError for a tenant or user that the key may not name.
+
+    Without a key it is whoever mounts the application in a process of their own: they have the database, and so speak for all tenants.
+    """
+    engine: Engine = request.app.state.engine
     with session_scope(system=True, engine=engine) as session:
-        caller = ApiKeys(session).authenticate(key.strip())
+        caller = ApiKeys(session).authenticate(key) if key is not None else Caller(SYSTEM, "", is_admin=True, tenant_name="system")
         if caller is None:
             raise refused(request)
-        identity = narrow(session, caller.identity, request.headers.get("x-tenant-id"), request.headers.get("x-user-id"))
-    return Acting(identity, caller, engine)
-
-
-def _operator(request: Request, engine: Engine) -> Acting:
-    """Whoever mounts the application in a process of their own has the database, and so speaks for all tenants without a key."""
-    caller = Caller(SYSTEM, "", is_admin=True, tenant_name="system")
-    with session_scope(system=True, engine=engine) as session:
-        identity = narrow(session, caller.identity, request.headers.get("x-tenant-id"), request.headers.get("x-user-id"))
-    return Acting(identity, caller, engine)
+        return Acting(narrow(session, caller.identity, *_named(request)), caller, engine)
 
 
 def refused(request: Request) -> Problem:

@@ -16,7 +16,7 @@ from api.auth import Acting
 from api.bodies import JsonRoute
 from api.problems import Problem
 from api.routes.tasks import TaskRequest, split_owner
-from api.shapes import AcceptedRun, RunRow, Shape, href_of
+from api.shapes import AcceptedRun, RunRow, Shape
 from core.errors import InvalidInputError
 from runs.batch import Enqueued
 from runs.groups import AskedMeanwhileError, Part, StartedChain, StartedGroup, at
@@ -251,7 +251,7 @@ class ChainView(Shape):
 
 
 def _accepted(run: Enqueued) -> AcceptedRun:
-    return AcceptedRun(task_id=run.run_id, status=run.state.lower(), state=run.state, queue=run.queue, href=href_of(run.run_id))
+    return AcceptedRun.at(run.run_id, run.queue, run.state)
 
 
 def _facts(found: GroupSummary) -> dict[str, Any]:

@@ -121,8 +121,13 @@ class AcceptedRun(Shape):
 
     @classmethod
     def of(cls, run: TaskRun) -> AcceptedRun:
+        """As recorded."""
+        return cls.at(run.id, run.queue, run.state)
+
+    @classmethod
+    def at(cls, run_id: str, queue: str, state: str) -> AcceptedRun:
         """PENDING for a new run; an earlier request's run says how far it has come."""
-        return cls(task_id=run.id, status=run.state.lower(), state=run.state, queue=run.queue, href=href_of(run.id))
+        return cls(task_id=run_id, status=state.lower(), state=state, queue=queue, href=href_of(run_id))
 
 
 def href_of(run_id: str) -> str:

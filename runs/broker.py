@@ -117,7 +117,7 @@ class RunBroker(EmittingBroker):
         """Where runs are accepted in a transaction of their own."""
         with self._lock:
             if self._intake is None:
-                self._intake = Intake(self._parts.get_engine())
+                self._intake = Intake(self, self._parts.get_engine())
             return self._intake
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
@@ -129,7 +129,9 @@ class RunBroker(EmittingBroker):
                 run_id = fire_from_periodiq(session, task, scheduled_at)
             return message if run_id is None else message.copy(message_id=run_id)
         arguments = {**dict(zip(parameters_of(task), message.args, strict=False)), **message.kwargs}
-        return message.copy(message_id=self.intake.submit(Call(task, delay=delay / 1000 if delay else None), arguments))
+        with session_scope(engine=self._parts.get_engine()) as session:
+            run_id, _ = record(session, Call(task, delay=delay / 1000 if delay else None), arguments)
+        return message.copy(message_id=run_id)
 
     def declare_queue(self, queue_name: str) -> None:
         """Idempotent. No delay queue is ever announced, so the Worker starts no consumer for one."""
@@ -159,8 +161,11 @@ class RunBroker(EmittingBroker):
     def close(self) -> None:
         """Sends what is left to be published, closes the connections and, in a worker process that is about to end, says goodbye."""
         with self._lock:
+            intake, self._intake = self._intake, None
             publisher, self._publisher = self._publisher, None
             admitter, self._admitter = self._admitter, None
+        if intake is not None:
+            intake.close()
         if admitter is not None:
             admitter.stop()
         if publisher is not None:

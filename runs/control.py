@@ -24,7 +24,6 @@ from runs.task import Call, Task
 from storage.models import TaskAttempt, TaskRun, WorkerProcess
 from storage.repositories.run_counts import Counts
 from storage.repositories.runs import RunFilter, TaskRuns
-from storage.repositories.tenants import Tenants
 from storage.repositories.workers import Workers
 from storage.states import FINAL, LIVE, Ending, State
 
@@ -38,7 +37,6 @@ class RunDetails:
 
     run: TaskRun
     attempts: list[TaskAttempt]
-    tenant_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,9 @@ class WorkerInfo:
 class Accepted:
     """An accepted request: the run, and whether it is a new one (False: an earlier request or a live duplicate holds its key)."""
 
-    run: TaskRun
+    run_id: str
+    queue: str
+    state: State
     is_new: bool
 
 
@@ -109,14 +109,15 @@ def enqueue_by_name(
     assert isinstance(task, Task)
     call = call_of(task, arguments, options or {}, idempotency_key)
     run_id, is_new = record(session, call, arguments)
-    return Accepted(TaskRuns(session).one(run_id), is_new)
+    state = State.PENDING if is_new else State(TaskRuns(session).one(run_id).state)
+    return Accepted(run_id, task.queue_name, state, is_new)
 
 
 def get_task_status(session: Session, run_id: str) -> RunDetails:
     """Raises NotFoundError: an unknown id is never PENDING, and a foreign one is unknown."""
     runs = TaskRuns(session)
     run = runs.one(run_id)
-    return RunDetails(run, runs.attempts(run_id), Tenants(session).names().get(run.tenant_id, ""))
+    return RunDetails(run, runs.attempts(run_id))
 
 
 def list_runs(session: Session, narrowed: RunFilter, *, cursor: str | None = None, limit: int = 50) -> RunPage:

@@ -1,36 +1,35 @@
 """`enqueue`: the run is recorded in the caller's transaction and published after its commit.
 
-Committed is accepted: whatever happens to the brokers, the relay publishes what is recorded. Rolled back is never published.
+Committed is accepted: whatever happens to the brokers, the relay publishes what is recorded. Rolled back is never published. What is all
+that its transaction does is committed together with other threads' (runs/intake.py).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from sqlalchemy.orm import Session
 
-from brokers.message import Envelope
 from core.errors import InvalidInputError, NotFoundError, TenantError
 from core.ids import is_id, new_id
 from core.settings import get_settings
 from core.tenancy import SYSTEM_TENANT, Identity
-from runs.registry import check_arguments, resources_in
+from runs.intake import Gathering
+from runs.publication import publish_after_commit
+from runs.registry import check_arguments, has_resources, resources_in, secrets_of
 from runs.secrets import keep_secrets, masked
 from runs.task import Call, Task
-from storage.accept import level_of
+from storage.deferred import defer, deferred, may_defer
 from storage.dispatch import PUBLISH_GRACE_SECONDS
-from storage.engine import after_commit, identity_of
+from storage.engine import identity_of, session_scope
 from storage.followers import has_members
 from storage.outcomes import NewRow
 from storage.repositories.resources import Resources
-from storage.repositories.runs import NewRun, Recorded, TaskRuns
-
-if TYPE_CHECKING:
-    from runs.intake import Intake
+from storage.repositories.runs import NewRun, TaskRuns
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,13 +47,9 @@ def enqueue(session: Session, what: Task[P, R] | Call[P, R], *args: P.args, **kw
 
 
 def enqueue_now(what: Task[P, R] | Call[P, R], *args: P.args, **kwargs: P.kwargs) -> str:
-    """Records a run for the bound identity in a transaction of its own, shared with whoever enqueues at that moment.
-
-    For callers without a transaction: `enqueue` with less work, as `actor.send()` does it. Raises what `enqueue` raises.
-    """
-    step = what.with_arguments(*args, **kwargs)
-    intake: Intake = step.call.task.broker.intake  # type: ignore[attr-defined]  # the RunBroker's
-    return intake.submit(step.call, step.arguments)
+    """`enqueue` for the bound identity and callers without a session. Raises what `enqueue` raises."""
+    with session_scope() as session:
+        return enqueue(session, what, *args, **kwargs)
 
 
 def record(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) -> tuple[str, bool]:
@@ -62,6 +57,10 @@ def record(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) ->
     task = call.task
     checked = check_arguments(task, arguments)
     tenant_id, user_id = owner_of(identity_of(session), call)
+    if _is_plain(call) and (gathering := _gathering_of(session, task.broker)) is not None:
+        run = replace(new_run(call, checked, tenant_id, user_id), run_id=new_id())
+        gathering.add(run)
+        return run.run_id, True
     resources = Resources(session)
     for argument, kind, row_id in resources_in(task, checked):
         resources.require(argument, kind, row_id)
@@ -69,8 +68,23 @@ def record(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) ->
     recorded = TaskRuns(session).insert(run, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
     if recorded.is_new:
         keep_secrets(session, task, tenant_id, {recorded.run_id: checked})
-    _publish_after_commit(session, task, run, [recorded])
+    publish_after_commit(session, task.broker, run, [recorded])
     return recorded.run_id, recorded.is_new
+
+
+def _is_plain(call: Call[Any, Any]) -> bool:
+    """Nothing of it has to be looked up, or kept apart, in the tenant's own session."""
+    task = call.task
+    return not (call.is_for_one or call.after or call.group or has_resources(task) or secrets_of(task) or "mail_host" in task.options)
+
+
+def _gathering_of(session: Session, broker: Any) -> Gathering | None:
+    """Where the session's plain runs wait for its commit. None when they are recorded at once: it has begun its transaction."""
+    waiting = deferred(session)
+    if waiting is None and may_defer(session) and session.get_bind() is broker.intake.engine:
+        waiting = Gathering(broker.intake, broker)
+        defer(session, waiting)
+    return waiting if isinstance(waiting, Gathering) and may_defer(session) else None
 
 
 def enqueue_many(session: Session, what: Task[P, R] | Call[P, R], many: Sequence[dict[str, Any]]) -> list[str]:
@@ -126,7 +140,7 @@ def record_checked(
         ]
         part = replace(run, mail_host=mail_host)
         new = TaskRuns(session).insert_many(part, rows, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
-        _publish_after_commit(session, call.task, part, new)
+        publish_after_commit(session, call.task.broker, part, new)
         recorded |= {place: each.run_id for place, each in zip(places, new, strict=True)}
     return [recorded[place] for place in range(len(checked))]
 
@@ -166,12 +180,6 @@ def new_run(call: Call[Any, Any], arguments: dict[str, Any], tenant_id: str, use
     )
 
 
-def envelope_for(run: NewRun, recorded: Recorded) -> Envelope:
-    """The message of a run that was just recorded."""
-    level = level_of(run.priority, recorded.crowd)
-    return Envelope(recorded.run_id, run.task, run.queue, run.tenant_id, run.user_id, recorded.request_id or run.request_id, 0, level)
-
-
 def require_predecessor(session: Session, call: Call[Any, Any]) -> None:
     """Raises NotFoundError if the run or the group that the call is to follow is not its tenant's."""
     if call.after is None and call.after_group is None:
@@ -197,31 +205,3 @@ def owner_of(identity: Identity, call: Call[Any, Any]) -> tuple[str, str | None]
     if call.tenant not in {None, identity.tenant_id} or (identity.user_id is not None and call.user not in {None, identity.user_id}):
         raise TenantError("A run belongs to the tenant and user that are bound.")
     return identity.tenant_id, call.user or identity.user_id
-
-
-@dataclass
-class Publication:
-    """What the commit of a transaction sets going, for all its runs together."""
-
-    broker: Any  # the RunBroker's
-    envelopes: list[Envelope] = field(default_factory=list)
-    has_limited: bool = False
-
-    def __call__(self) -> None:
-        if self.envelopes:
-            self.broker.publisher.publish(self.envelopes)
-        if self.has_limited:
-            self.broker.admit()
-
-
-def _publish_after_commit(session: Session, task: Task[Any, Any], run: NewRun, recorded: Sequence[Recorded]) -> None:
-    envelopes = [envelope_for(run, each) for each in recorded if each.is_published]
-    has_limited = any(each.is_limited for each in recorded)
-    if not envelopes and not has_limited:
-        return
-    waiting = [action for action in session.info.get("after_commit", ()) if isinstance(action, Publication)]
-    publication = waiting[0] if waiting else Publication(task.broker)
-    if not waiting:
-        after_commit(session, publication)
-    publication.envelopes += envelopes
-    publication.has_limited |= has_limited

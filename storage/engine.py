@@ -25,7 +25,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from core.errors import UnavailableError
 from core.settings import get_settings
 from core.tenancy import SYSTEM, Identity, current_identity
-from storage import postgres
+from storage import deferred, postgres
 from storage.patience import STATEMENT_SECONDS, WatchedConnection
 
 SQLITE_BUSY_MS = 30_000
@@ -168,15 +168,18 @@ def identity_of(session: Session) -> Identity:
 @lru_cache(maxsize=8)
 def _factory(engine: Engine) -> sessionmaker[Session]:
     factory = sessionmaker(engine, expire_on_commit=False)
-    event.listen(factory, "after_begin", _tell_identity)
+    event.listen(factory, "after_begin", _begin)
+    event.listen(factory, "before_commit", deferred.on_commit)
+    event.listen(factory, "after_transaction_end", deferred.on_end)
     event.listen(factory, "after_commit", _run_after_commit)
     event.listen(factory, "after_soft_rollback", _forget_after_commit)
     return factory
 
 
-def _tell_identity(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+def _begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         postgres.bind_identity(connection, identity_of(session))
+    deferred.on_begin(session, connection)
 
 
 def _run_after_commit(session: Session) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 import psycopg2
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from core.errors import UnavailableError
+from storage.engine import TRUSTED_SECONDS
+from storage.patience import PING
 from storage.postgres import Prepared
 from storage.repositories.runs import NewRun, Recorded
 
-# $1 the runs, $2 the window, $3 the grace. How each waits is decided as storage/accept.py does it for one.
+# $1 the runs, $2 the window, $3 the grace. How each waits is decided as storage/accept.py does it for one. Rows are compared whole, so
+# that only the index over published runs will do: that over `publish_at` holds every delayed run, too.
 _ACCEPT = """
     PREPARE mailroom_accept (jsonb, int, double precision) AS
     WITH new AS (
@@ -25,8 +30,10 @@ _ACCEPT = """
         SELECT lane.queue, lane.tenant_id,
                (SELECT count(*) FROM (
                     SELECT 1 FROM task_runs run
-                    WHERE run.waiting_for = 'queue' AND run.publish_at IS NOT NULL AND run.queue = lane.queue
-                      AND run.tenant_id = lane.tenant_id LIMIT $2) front) AS crowd,
+                    WHERE run.waiting_for = 'queue' AND run.publish_at IS NOT NULL
+                      AND (run.queue, run.tenant_id) >= (lane.queue, lane.tenant_id)
+                      AND (run.queue, run.tenant_id) <= (lane.queue, lane.tenant_id)
+                    ORDER BY run.queue, run.tenant_id LIMIT $2) front) AS crowd,
                EXISTS (SELECT 1 FROM task_runs run
                        WHERE run.waiting_for = 'queue' AND run.publish_at IS NULL AND run.queue = lane.queue
                          AND run.tenant_id = lane.tenant_id) AS has_held
@@ -59,22 +66,34 @@ class PostgresIntake:
 
     def __init__(self, engine: Engine) -> None:
         self._prepared = Prepared(engine, _ACCEPT)
+        self._used_at = 0.0
 
     def accept(self, runs: Sequence[NewRun], grace: float, window: int) -> list[Recorded]:
         """Records plain runs (due, without keys, followers, mail hosts), all or none, and commits.
 
-        Raises UnavailableError when the database cannot be reached, and what the driver raises for a run that it refuses.
+        Raises UnavailableError when the database cannot be reached, and for a run that it refuses what SQLAlchemy raises.
         """
         rows = [{"place": place, "id": run.run_id, **{name: getattr(run, name) for name in _COLUMNS}} for place, run in enumerate(runs)]
         try:
-            with self._prepared.cursor() as cursor:
+            with self._cursor() as cursor:
                 cursor.execute("EXECUTE mailroom_accept (%s, %s, %s)", (orjson.dumps(rows).decode(), window, grace))
                 return [self._recorded(row) for row in cursor.fetchall()]
-        except (psycopg2.DataError, psycopg2.IntegrityError):
-            raise
+        except (psycopg2.DataError, psycopg2.IntegrityError) as error:
+            raise DBAPIError.instance("mailroom_accept", None, error, psycopg2.Error, hide_parameters=True) from error
         except psycopg2.Error as error:
             self.close()
             raise UnavailableError("The database cannot be reached; nothing was changed.", retry_after=5) from error
+
+    def _cursor(self) -> Any:
+        """As with the pool's, a connection that was idle is asked first whether it still is one: a server that was started anew in between
+        costs nobody a run."""
+        idle, self._used_at = time.monotonic() - self._used_at, time.monotonic()
+        if idle > TRUSTED_SECONDS:
+            try:
+                self._prepared.cursor().execute(PING)
+            except psycopg2.Error:
+                self.close()
+        return self._prepared.cursor()
 
     def close(self) -> None:
         """Closes the connection; the next call opens it again."""

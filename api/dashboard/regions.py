@@ -110,9 +110,10 @@ def run(viewer: Viewer, query: Mapping[str, str]) -> Regions:
     with viewer.acting.session() as session:
         details = get_task_status(session, query.get("id", ""))
         around = get_neighbours(session, details.run)
+        names = Tenants(session).names() if viewer.is_admin else {}
     found = details.run
     values = {name: words.shown(value, name) for name, value in found.args.items()}
-    facts = {"run": found, "attempts": details.attempts, "tenant_name": details.tenant_name, "arguments": values, "around": around}
+    facts = {"run": found, "attempts": details.attempts, "tenant_name": names.get(found.tenant_id), "arguments": values, "around": around}
     return {"run": render("_run.html", **facts, viewer=viewer, words=words, ready=is_ready(found), State=State)}
 
 

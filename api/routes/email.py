@@ -16,27 +16,27 @@ router = APIRouter(route_class=JsonRoute, tags=["email"])
 
 
 @router.post("/api/email/sync", status_code=202)
-def sync(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
+async def sync(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
     """Run `sync_emails`: bring an account up to date with its server."""
-    return accept(acting, response, "sync_emails", body, idempotency_key=idempotency_key)
+    return await accept(acting, response, "sync_emails", body, idempotency_key=idempotency_key)
 
 
 @router.post("/api/email/send", status_code=202)
-def send(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
+async def send(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
     """Run `send_email`: send a mail from an account."""
-    return accept(acting, response, "send_email", body, idempotency_key=idempotency_key)
+    return await accept(acting, response, "send_email", body, idempotency_key=idempotency_key)
 
 
 @router.post("/api/email/delete", status_code=202)
-def delete(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
+async def delete(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
     """Run `delete_emails`: move mails to the bin, or remove them."""
-    return accept(acting, response, "delete_emails", body, idempotency_key=idempotency_key)
+    return await accept(acting, response, "delete_emails", body, idempotency_key=idempotency_key)
 
 
 @router.post("/api/email/spam-check", status_code=202)
-def spam_check(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
+async def spam_check(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
     """Run `check_spam`: score one mail."""
-    return accept(acting, response, "check_spam", body, idempotency_key=idempotency_key)
+    return await accept(acting, response, "check_spam", body, idempotency_key=idempotency_key)
 
 
 @router.get("/api/email/clients/{client_id}/folders")

@@ -10,9 +10,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
-from api.auth import Acting, ActingNow, authenticate
+from api.auth import Acting, ActingNow, find_acting
 from api.bodies import JsonRoute
 from api.events import Found, changes, event_of, streamed, with_heartbeat
 from api.filters import tenant_id_of
@@ -98,7 +97,7 @@ async def _while_welcome(request: Request, events: AsyncIterator[str]) -> AsyncI
         if time.monotonic() - checked_at > KEY_SECONDS:
             checked_at = time.monotonic()
             try:
-                await run_in_threadpool(authenticate, request)
+                await find_acting(request)
             except Problem:
                 yield GOODBYE
                 return

@@ -123,10 +123,10 @@ def stats(request: HttpRequest, acting: ActingNow) -> StatsView:
 
 
 @router.post("/api/spam/backfill", status_code=202)
-def backfill(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
+async def backfill(body: Arguments, acting: ActingNow, response: Response, idempotency_key: IdempotencyKey = None) -> AcceptedRun:
     """Run `check_mailbox_spam`: check the messages of an account (or a folder of it) that never were. One at a time for each."""
     what = f"spam:{body.get('email_client_id')}:{body.get('folder_id') or ''}"[:200]
-    return accept(acting, response, "check_mailbox_spam", body, {"unique_key": what}, idempotency_key)
+    return await accept(acting, response, "check_mailbox_spam", body, {"unique_key": what}, idempotency_key)
 
 
 def _learn(session: Session, revision: int) -> None:

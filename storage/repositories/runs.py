@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, case, cast, false, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, String, case, cast, false, func, or_, select, update
 from sqlalchemy import text as sql_text
 from sqlalchemy.exc import IntegrityError
 
@@ -88,6 +88,26 @@ class RunFilter:
     group_id: str | None = None
 
 
+def insert_run(connection: Connection, run: NewRun, grace: float, window: int) -> Recorded | None:
+    """Records a run for an identity whose it is. None if its id or one of its keys is taken."""
+    run_id = run.run_id or new_id()
+    row = {
+        **{name: getattr(run, name) for name in PLAIN if name != "id"},
+        "id": run_id,
+        "tenant_name": run.tenant_id,
+        "at": run.eta,
+        "delay": run.delay or None,
+        "grace": grace,
+        "window": window,
+        "ends_at": run.expires_at,
+        "ends_in": run.expires_in,
+    }
+    inserted = connection.execute(accept_statement(connection.dialect.name), row).one_or_none()
+    if inserted is None:
+        return None
+    return Recorded(run_id, is_new=True, is_published=bool(inserted[1]), crowd=inserted[2], is_limited=inserted[0] == WaitingFor.LIMIT)
+
+
 def as_revoked(reason: str) -> dict[str, Any]:
     """The columns of a waiting run that is ended."""
     return {"state": State.REVOKED, "reason": reason, "finished_at": db_now(), "publish_at": None, "waiting_for": None, "eta": None}
@@ -109,28 +129,12 @@ class TaskRuns(Repository):
     """The runs the identity may see."""
 
     def insert(self, run: NewRun, grace: float, window: int) -> Recorded:
-        """Records a run, or finds the live run (or earlier request) that holds its key.
+        """Records a run, or finds the live run (or earlier request) that holds its key: looked for only if there is one.
 
-        Raises ConflictError when the idempotency key was used for something else.
+        Raises InvalidInputError when the idempotency key was used for something else.
         """
-        if (earlier := self.by_idempotency_key(run.tenant_id, run.idempotency_key, run.request_hash)) is not None:
-            return Recorded(earlier, is_new=False)
-        run_id = run.run_id or new_id()
-        row = {
-            **{name: getattr(run, name) for name in PLAIN if name != "id"},
-            "id": run_id,
-            "tenant_name": run.tenant_id,
-            "at": run.eta,
-            "delay": run.delay or None,
-            "grace": grace,
-            "window": window,
-            "ends_at": run.expires_at,
-            "ends_in": run.expires_in,
-        }
-        inserted = self.session.execute(accept_statement(self.session.get_bind().dialect.name), row).one_or_none()
-        if inserted is None:
-            return self._holder_of_key(run, grace, window)
-        return Recorded(run_id, is_new=True, is_published=bool(inserted[1]), crowd=inserted[2], is_limited=inserted[0] == WaitingFor.LIMIT)
+        self.require_tenant(run.tenant_id)
+        return insert_run(self.session.connection(), run, grace, window) or self._holder_of_key(run, grace, window)
 
     def insert_many(self, run: NewRun, rows: Sequence[NewRow], grace: float, window: int) -> list[Recorded]:
         """Records due runs that differ in what a NewRow has (of `run` the rest is used), in the order given."""

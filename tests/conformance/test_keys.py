@@ -43,7 +43,7 @@ def test_of_eight_that_send_one_request_at_once_one_is_recorded(world: World) ->
     def request() -> tuple[str, bool]:
         with world.session(world.people.acme) as session:
             accepted = enqueue_by_name(session, "add", {"x": 1}, idempotency_key="once")
-            return accepted.run.id, accepted.is_new
+            return accepted.run_id, accepted.is_new
 
     answers = together(*[request] * 8)
     assert len({run_id for run_id, _ in answers}) == 1
@@ -53,11 +53,11 @@ def test_of_eight_that_send_one_request_at_once_one_is_recorded(world: World) ->
 
 def test_an_idempotency_key_is_for_one_request_of_one_tenant_for_ever(running: World) -> None:
     with running.session(running.people.acme) as session:
-        first = enqueue_by_name(session, "add", {"x": 1}, idempotency_key="once").run.id
+        first = enqueue_by_name(session, "add", {"x": 1}, idempotency_key="once").run_id
     running.wait_for(first)
     with running.session(running.people.acme) as session:
         again = enqueue_by_name(session, "add", {"x": 1}, idempotency_key="once")
-        assert (again.run.id, again.is_new) == (first, False)
+        assert (again.run_id, again.is_new) == (first, False)
     with running.session(running.people.globex) as session:
         assert enqueue_by_name(session, "add", {"x": 1}, idempotency_key="once").is_new
     with pytest.raises(InvalidInputError, match="different request"), running.session(running.people.acme) as session:

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import Request
 from httpx import Response
 from periodiq import cron
 
-from api import events
+from api import callers, events
 from api.auth import Acting
 from api.routes import events as event_routes
 from brokers.queues import Queue
@@ -23,7 +24,7 @@ from runs.task import task
 from storage.models import TaskRun
 from storage.repositories.runs import RunFilter
 from storage.repositories.schedules import Declared, Schedules
-from storage.repositories.tenants import Caller
+from storage.repositories.tenants import ApiKeys, Caller
 from tests.unit.api_world import World, world
 
 __all__ = ["world"]
@@ -350,20 +351,21 @@ def test_all_runs_are_followed_and_no_foreign_one_is(world: World, monkeypatch: 
 
 
 def test_a_key_that_was_revoked_ends_its_streams(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from api.problems import Problem
-
     monkeypatch.setattr(event_routes, "KEY_SECONDS", -1.0)
+    monkeypatch.setattr(callers, "FRESH_SECONDS", 0.0)
+    headers = [(b"authorization", f"Bearer {world.ann_key}".encode())]
+    request = Request({"type": "http", "app": world.app, "headers": headers, "client": None, "state": {}})
 
-    def refused(_request: Any) -> None:
-        raise Problem(401, "unauthorized", "No.")
-
-    monkeypatch.setattr(event_routes, "authenticate", refused)
-
-    async def endless() -> AsyncIterator[str]:
+    async def lasting() -> AsyncIterator[str]:
+        yield events.event_of("hello", {})
+        yield events.event_of("hello", {})
+        with world.system() as session:
+            ApiKeys(session).revoke(world.ann_key.split("_")[1])
         while True:
             yield ""
 
-    assert taken(event_routes._while_welcome(request_of(world), endless()), 1) == [("goodbye", {})]
+    said = [name for name, _ in taken(event_routes._while_welcome(request, lasting()), 3)]
+    assert said == ["hello", "hello", "goodbye"]
 
 
 def test_only_the_scope_and_no_header_makes_an_operator(world: World) -> None:

@@ -93,9 +93,10 @@ def test_numbers_by_queue_and_state(house: House) -> None:
 def test_a_run_is_looked_at_ended_and_given_another_go(house: House) -> None:
     with house.session(house.people.acme) as session:
         accepted = control.enqueue_by_name(session, "add", {"x": 1}, {"countdown": 60, "priority": "high", "expires": 600})
-        run = accepted.run
+        assert (accepted.queue, accepted.state, accepted.is_new) == ("default", "PENDING", True)
+        run = TaskRuns(session).one(accepted.run_id)
         assert (run.priority, run.eta is not None, run.expires_at is not None) == (2, True, True)
-        assert control.get_task_status(session, run.id).tenant_name == "acme"
+        assert control.get_task_status(session, run.id).attempts == []
         assert control.is_live(run)
         assert not control.is_ready(run)
         with pytest.raises(ConflictError, match="only a FAILURE or REVOKED"):
@@ -104,7 +105,8 @@ def test_a_run_is_looked_at_ended_and_given_another_go(house: House) -> None:
         again = control.replay(session, run.id)
         assert (again.state, again.attempt, again.expires_at) == ("PENDING", 0, None)
         until = datetime(2030, 1, 1, tzinfo=UTC)
-        assert control.enqueue_by_name(session, "add", {"x": 1}, {"expires": until}).run.expires_at == until
+        other = control.enqueue_by_name(session, "add", {"x": 1}, {"expires": until})
+        assert TaskRuns(session).one(other.run_id).expires_at == until
 
 
 def test_what_is_wrong_is_told(house: House) -> None:

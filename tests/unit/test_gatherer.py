@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from core.errors import UnavailableError
 from runs.gatherer import Gatherer
 from tests.toys import wait_until
 
@@ -26,6 +27,8 @@ class Doubler(Gatherer[int, int]):
         self.gate.wait(30)
         if 13 in asked:
             raise ValueError("thirteen")
+        if 404 in asked:
+            raise UnavailableError("nobody there", retry_after=1)
         return [2 * each for each in asked]
 
     def _end(self) -> None:
@@ -40,14 +43,14 @@ def doubler() -> Iterator[Doubler]:
     made.close()
 
 
-def asked_together(doubler: Doubler, numbers: Sequence[int]) -> dict[int, int | str]:
-    """All of them while the thread is busy with another one."""
+def asked_together(doubler: Doubler, numbers: Sequence[int], taken: int = 0) -> dict[int, int | str]:
+    """All of them while another one is being done; the thread may have `taken` the first of them."""
     answers: dict[int, int | str] = {}
 
     def ask(number: int) -> None:
         try:
             answers[number] = doubler.ask(number)
-        except ValueError as error:
+        except (ValueError, UnavailableError) as error:
             answers[number] = str(error)
 
     doubler.gate.clear()
@@ -56,7 +59,7 @@ def asked_together(doubler: Doubler, numbers: Sequence[int]) -> dict[int, int | 
     wait_until(lambda: doubler.batches)
     for thread in threads[1:]:
         thread.start()
-    wait_until(lambda: doubler._inbox.qsize() == len(numbers))
+    wait_until(lambda: doubler._inbox.qsize() >= len(numbers) - taken)
     doubler.gate.set()
     for thread in threads:
         thread.join(30)
@@ -79,6 +82,11 @@ def test_or_all_are_told_where_nobody_knows_what_happened() -> None:
     doubler.close()
 
 
+def test_whoever_cannot_be_reached_is_not_asked_once_more_for_each(doubler: Doubler) -> None:
+    assert asked_together(doubler, [1, 404]) == {0: 0, 1: "nobody there", 404: "nobody there"}
+    assert len(doubler.batches) == 2
+
+
 def test_a_batch_has_a_limit() -> None:
     doubler = Doubler(most=2)
     asked_together(doubler, [1, 2, 3])
@@ -92,3 +100,28 @@ def test_it_ends_and_begins_again_when_it_is_asked(doubler: Doubler) -> None:
     assert doubler.ended == 1
     doubler.close()
     assert doubler.ask(4) == 8
+
+
+class Generous(Doubler):
+    """Lets the asking thread do it."""
+
+    def _may_do_it_here(self) -> bool:
+        return True
+
+
+def test_a_lonely_request_is_done_by_its_own_thread_where_that_may_be() -> None:
+    generous = Generous()
+    assert generous.ask(4) == 8
+    assert generous._thread is None
+    with pytest.raises(ValueError, match="thirteen"):
+        generous.ask(13)
+    assert generous.ask(5) == 10  # what was raised leaves nothing locked
+    generous.close()
+    assert generous.ended == 1
+
+
+def test_whoever_comes_while_somebody_does_it_shares_the_next_batch() -> None:
+    generous = Generous()
+    assert asked_together(generous, [1, 2, 13], taken=1) == {0: 0, 1: 2, 2: 4, 13: "thirteen"}
+    assert [sorted(batch) for batch in generous.batches][:2] == [[0], [1, 2, 13]]
+    generous.close()

@@ -74,9 +74,9 @@ WAYS: dict[str, Callable[[Vault], list[str]]] = {
         in_session(vault, lambda s: enqueue(s, vault.whisper.options(unique_key="k", delay=0.01), name="x", token=TOKEN))
     ],
     "many": lambda vault: in_session(vault, lambda s: enqueue_many(s, vault.whisper, [{"name": "x", "token": TOKEN}] * 2)),
-    "by name": lambda vault: [in_session(vault, lambda s: enqueue_by_name(s, "whisper", {"name": "x", "token": TOKEN}).run.id)],
+    "by name": lambda vault: [in_session(vault, lambda s: enqueue_by_name(s, "whisper", {"name": "x", "token": TOKEN}).run_id)],
     "idempotent": lambda vault: [
-        in_session(vault, lambda s: enqueue_by_name(s, "whisper", {"name": "x", "token": TOKEN}, idempotency_key="i").run.id)
+        in_session(vault, lambda s: enqueue_by_name(s, "whisper", {"name": "x", "token": TOKEN}, idempotency_key="i").run_id)
         for _ in range(2)
     ][:1],
     "batch": lambda vault: [
