@@ -130,7 +130,8 @@ def test_flags_deletions_and_lost_folders_follow_the_server(acting: Actors, mail
 
 def test_a_sync_that_finds_nothing_takes_five_transactions(acting: Actors, mailbox: FakeMailbox) -> None:
     """Taking the account, reading it, its folders, forgetting what is gone, giving the account back with how it went."""
-    client, begun = acting.account(acting.record.people.ann, imap_host="imap.test"), []
+    client = acting.account(acting.record.people.ann, imap_host="imap.test")
+    begun: list[object] = []
     mailbox.append(LETTER)
     with acting.attempt(acting.record.people.ann):
         actors.sync.sync_emails(client)
