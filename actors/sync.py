@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from sqlalchemy.orm import Session
 
-from actors.accounts import account_to_itself, account_told
+from actors.accounts import account_to_itself
 from actors.endpoints import endpoint_of, parse_limits, with_fresh_token
 from actors.hosts import talking_to
 from actors.spam_arrivals import ArrivalCheck, arrival_check
@@ -74,13 +74,11 @@ class _Work:
 def sync_emails(email_client_id: EmailClientId, folder_id: FolderId | None = None, force_full_sync: bool = False) -> SyncResult:
     """Bring an account's folders up to date with its IMAP or POP3 server."""
     started = time.monotonic()
-    with account_to_itself(email_client_id), account_told(email_client_id):
+    with account_to_itself(email_client_id):
         try:
             changes = _sync_logged_in(email_client_id, folder_id, full=force_full_sync)
         except SoftTimeLimitExceeded:  # every batch is stored with its cursor
             raise Snooze(GOES_ON_SECONDS, "A large mailbox; its sync goes on in a moment.") from None
-    if changes.synced or changes.updated or changes.deleted:
-        _tell(email_client_id, changes)
     return SyncResult(
         status="success",
         messages_synced=changes.synced,
@@ -91,9 +89,9 @@ def sync_emails(email_client_id: EmailClientId, folder_id: FolderId | None = Non
     )
 
 
-def _tell(email_client_id: str, changes: Changes) -> None:
-    counts = {"messagesSynced": changes.synced, "messagesUpdated": changes.updated, "messagesDeleted": changes.deleted}
-    with session_scope() as session:
+def _tell(session: Session, email_client_id: str, changes: Changes) -> None:
+    if changes.synced or changes.updated or changes.deleted:
+        counts = {"messagesSynced": changes.synced, "messagesUpdated": changes.updated, "messagesDeleted": changes.deleted}
         event = NewEvent(current_identity().tenant_id, SYNCED, {"emailClientId": email_client_id, **counts})
         note(session.connection(), [event])
 
@@ -112,7 +110,16 @@ def _sync_logged_in(email_client_id: str, folder_id: str | None, *, full: bool) 
 
 
 def _prepare(email_client_id: str, folder_id: str | None, *, full: bool) -> _Work:
-    with_fresh_token(email_client_id)
+    work = _work(email_client_id, folder_id, full=full)
+    if work is None:
+        with_fresh_token(email_client_id)
+        work = _work(email_client_id, folder_id, full=full, has_fresh_token=True)
+    assert work is not None
+    return work
+
+
+def _work(email_client_id: str, folder_id: str | None, *, full: bool, has_fresh_token: bool = False) -> _Work | None:
+    """None when the account needs another access token first."""
     with session_scope() as session:
         clients = EmailClients(session, get_settings().credential_keys)
         client = clients.one(email_client_id)
@@ -121,6 +128,8 @@ def _prepare(email_client_id: str, folder_id: str | None, *, full: bool) -> _Wor
         if not client.imap_host and not client.pop3_host:
             raise InvalidInputError("This e-mail client has no server to sync from; set imap_host or pop3_host.")
         folder = EmailFolders(session).one(folder_id, email_client_id) if folder_id is not None else None
+        if not has_fresh_token and clients.stale_grant(client) is not None:
+            return None
         is_pop3 = not client.imap_host
         login = clients.pop3_login(client) if is_pop3 else clients.imap_login(client)
         name = folder.name if folder is not None else None
@@ -132,6 +141,7 @@ def _sync(work: _Work) -> Changes:
         changes = _sync_pop3(work) if work.is_pop3 else _sync_imap(work)
     with session_scope() as session:
         EmailMessages(session).forget_vanished(work.email_client_id, now() - RECOGNISED_FOR)
+        _tell(session, work.email_client_id, changes)
     return changes
 
 
@@ -139,8 +149,9 @@ def _sync_imap(work: _Work) -> Changes:
     with ImapMailbox(work.endpoint) as mailbox:
         remotes = list_folders(mailbox)
         with session_scope() as session:
-            deleted = EmailFolders(session).match(work.email_client_id, remotes)
-            known = {folder.name: _known(folder) for folder in EmailFolders(session).of(work.email_client_id)}
+            folders = EmailFolders(session)
+            deleted = folders.match(work.email_client_id, remotes)
+            known = {folder.name: _known(folder) for folder in folders.of(work.email_client_id)}
         size = get_settings().sync_batch_size
         return _store(
             work,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 
 from core.errors import MailroomError
@@ -23,6 +24,8 @@ from mail.tls import refuse_clear_text_login, secured
 _BUFFER = 256 * 1024
 MAX_ANSWER = 4 * MAX_LITERAL
 """Bytes of all answers to one command. Sync asks for what fits a batch; a server that lies about sizes must not fill the memory."""
+LONGEST_IDLE = 28 * 60.0
+"""Seconds. RFC 2177: a server may take a client that has said nothing for 30 minutes for gone."""
 _SHORT_LITERAL = 4096  # RFC 7888: what LITERAL- allows without waiting
 
 
@@ -133,6 +136,30 @@ class ImapConnection:
             return self.run(command + b" {%d+}\r\n" % size + literal)
         return self.converse(command + b" {%d}" % size, [literal])
 
+    def idle(self, seconds: float) -> Generator[Response, None, None]:
+        """IDLE (RFC 2177): the answers as they come, for so many seconds and never more than LONGEST_IDLE.
+
+        May be closed early; the connection is then as good as after its end.
+        """
+        until = time.monotonic() + min(seconds, LONGEST_IDLE)
+        pending = self.send(b"IDLE")
+        with closing(self.finish(pending)) as answers:
+            is_idle = False
+            try:
+                while not is_idle or self._comes_by(until):
+                    response = next(answers)
+                    if response.line.startswith(pending.tag + b" "):  # the server has had enough
+                        return
+                    is_idle = is_idle or response.line.startswith(b"+")
+                    yield response
+            except GeneratorExit:
+                self._write(b"DONE\r\n")
+                deque(answers, maxlen=0)
+                raise
+            self._write(b"DONE\r\n")
+            rest = list(answers)
+        yield from rest
+
     def ask_capabilities(self) -> None:
         """CAPABILITY, for servers that do not announce them unasked."""
         for response in self.run(b"CAPABILITY"):
@@ -222,6 +249,17 @@ class ImapConnection:
             if response.line.startswith(b"* ") and b"BYE" in response.line[:20].upper() and response.word == b"BYE":
                 raise self._error("BYE", response)
         return response
+
+    def _comes_by(self, until: float) -> bool:
+        """Whether anything, or the end of the stream, comes before that moment. Nothing is read of it, so that nothing is torn."""
+        left = until - time.monotonic()
+        if self._steady is None or self._file is None or left <= 0:
+            return False
+        self._steady.restart()
+        with self._io(), suppress(TimeoutError), self._steady.resting(left):
+            self._file.peek(1)
+            return True
+        return False
 
     def _write(self, data: bytes) -> None:
         with self._io():

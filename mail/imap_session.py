@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,7 @@ from mail.imap_syntax import MAX_UID, Response, Value, fetch_items, flags_of, nu
 from mail.mailbox import Flags, FolderChanges, FolderState, UidRanges
 
 _STATUS_PIPELINE = 50
+_NEWS = {b"EXISTS", b"EXPUNGE", b"VANISHED", b"FETCH"}
 
 
 class ImapSession:
@@ -106,6 +108,22 @@ class ImapSession:
         if any(response.code[0] == "READ-ONLY" for response in responses):
             raise MailboxProtocolError(f"{self._endpoint.where} allows this account no changes in a folder.")
         return state
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether the server tells what happens as it happens."""
+        return self._offers("IDLE")
+
+    def idle(self, seconds: float) -> Iterator[str]:
+        """What happens in the open folder, as it happens: EXISTS (new mail), EXPUNGE or VANISHED, FETCH (flags).
+
+        Waits for so many seconds, at most `imap_connection.LONGEST_IDLE`; whoever wants to go on waiting asks again. May be closed early.
+        What happened is for a sync to find out: its connection may well be another one.
+        """
+        with closing(self._connection.idle(seconds)) as answers:
+            for response in answers:
+                if response.word in _NEWS:
+                    yield response.word.decode("ascii")
 
     def _offers(self, capability: str) -> bool:
         return capability in self._connection.capabilities

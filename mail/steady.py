@@ -28,8 +28,21 @@ class SteadyReader(io.RawIOBase):
         super().__init__()
         self._sock = sock
         self._patience = PATIENCE * timeout
+        self._timeout = timeout
+        self._is_resting = False
         self._waited = 0.0
         self._received = 0
+
+    @contextmanager
+    def resting(self, seconds: float) -> Iterator[None]:
+        """Inside, nobody owes us anything: a read waits for so long at most (TimeoutError), and the waiting does not count."""
+        self._sock.settimeout(seconds)
+        self._is_resting = True
+        try:
+            yield
+        finally:
+            self._is_resting = False
+            self._sock.settimeout(self._timeout)
 
     def restart(self) -> None:
         """Another command: the waiting begins anew."""
@@ -43,6 +56,8 @@ class SteadyReader(io.RawIOBase):
         """What is there, at least one byte; 0 at the end of the stream. Raises TimeoutError."""
         before = time.monotonic()
         size = self._sock.recv_into(buffer)
+        if self._is_resting:
+            return size
         self._waited += time.monotonic() - before
         self._received += size
         if self._waited > self._patience + self._received / SLOWEST:

@@ -1,11 +1,14 @@
-"""The database's clock as SQL expressions. Times in the record are compared with this clock only, never with a process' own."""
+"""What both databases say in their own words: their clock (times in the record are compared with it only, never with a process' own),
+and whether a value is one of many."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, literal
+import orjson
+from sqlalchemy import Boolean, ColumnElement, Dialect, Text, TypeDecorator, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
@@ -72,3 +75,48 @@ def _after_postgresql(element: seconds_after, compiler: SQLCompiler, **options: 
 def _after_sqlite(element: seconds_after, compiler: SQLCompiler, **options: Any) -> str:
     moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
     return f"strftime('{SQLITE_FORMAT}', {moment}, ({seconds}) || ' seconds')"
+
+
+class among(FunctionElement[bool]):  # noqa: N801
+    """Whether a column of text, ids or whole numbers has one of these values, which travel as one.
+
+    A list of 500 parameters (`in_`) takes both sides ten times as long to write, to read and to plan as the search itself.
+    """
+
+    type = Boolean()
+    inherit_cache = True
+
+    def __init__(self, column: Any, values: Collection[str] | Collection[int]) -> None:
+        super().__init__(column, literal(values, _Listed()))
+
+
+class _Listed(TypeDecorator[Collection[Any]]):
+    """Many values as one text: an array as PostgreSQL writes it, JSON for SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Collection[Any] | None, dialect: Dialect) -> str:
+        """Numbers as they are, everything else in quotes."""
+        items = list(value or ())
+        if dialect.name == "sqlite":
+            encoded: bytes = orjson.dumps(items)
+            return encoded.decode()
+        return "{" + ",".join(str(item) if isinstance(item, int) else _quoted(item) for item in items) + "}"
+
+
+def _quoted(item: str) -> str:
+    return '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@compiles(among, "postgresql")
+def _among_postgresql(element: among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = element.clauses
+    kind = compiler.dialect.type_compiler_instance.process(column.type)
+    return f"{compiler.process(column, **options)} = ANY (CAST({compiler.process(values, **options)} AS {kind}[]))"
+
+
+@compiles(among, "sqlite")
+def _among_sqlite(element: among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608  (our own text)

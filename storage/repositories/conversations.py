@@ -10,6 +10,7 @@ from core.ids import new_id
 from mail.sync import FetchedMessage
 from mail.threads import join, keys_of
 from storage import mail_batches
+from storage.expressions import among
 from storage.mail_batches import chunks
 from storage.message_rows import thread_references
 from storage.models import EmailFolder, EmailMessage, ThreadLink
@@ -32,7 +33,7 @@ class Conversations(Repository):
     def _known(self, folder: EmailFolder, keys: Sequence[str]) -> dict[str, str]:
         known: dict[str, str] = {}
         for chunk in chunks(keys, 2000):
-            of_account = (self.owns(ThreadLink), ThreadLink.client_id == folder.client_id, ThreadLink.message_id.in_(chunk))
+            of_account = (self.owns(ThreadLink), ThreadLink.client_id == folder.client_id, among(ThreadLink.message_id, chunk))
             rows = self.session.execute(select(ThreadLink.message_id, ThreadLink.thread_id).where(*of_account))
             known |= {row.message_id: row.thread_id for row in rows}
         return known
@@ -47,7 +48,7 @@ class Conversations(Repository):
         for model in (EmailMessage, ThreadLink):
             for chunk in chunks(sorted(moved)):
                 goes_to = case({thread: moved[thread] for thread in chunk}, value=model.thread_id, else_=model.thread_id)
-                of_account = (self.owns(model), model.client_id == folder.client_id, model.thread_id.in_(chunk))
+                of_account = (self.owns(model), model.client_id == folder.client_id, among(model.thread_id, chunk))
                 self.session.execute(
                     update(model).where(*of_account).values(thread_id=goes_to).execution_options(synchronize_session=False)
                 )
@@ -56,7 +57,7 @@ class Conversations(Repository):
     def _sizes(self, folder: EmailFolder, threads: Sequence[str]) -> dict[str, int]:
         sizes: dict[str, int] = {}
         for chunk in chunks(threads):
-            of_account = (self.owns(EmailMessage), EmailMessage.client_id == folder.client_id, EmailMessage.thread_id.in_(chunk))
+            of_account = (self.owns(EmailMessage), EmailMessage.client_id == folder.client_id, among(EmailMessage.thread_id, chunk))
             counted = select(EmailMessage.thread_id, func.count()).where(*of_account).group_by(EmailMessage.thread_id)
             sizes |= {thread: count for thread, count in self.session.execute(counted) if thread is not None}
         return sizes

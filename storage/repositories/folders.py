@@ -25,6 +25,7 @@ class EmailFolders(Repository):
 
     def of(self, client_id: str) -> list[EmailFolder]:
         """An account's folders, by name."""
+        EmailClients(self.session).one(client_id)
         return [folder for folder in self._all(client_id) if folder.vanished_at is None]
 
     def match(self, client_id: str, remotes: Sequence[RemoteFolder]) -> int:
@@ -52,7 +53,7 @@ class EmailFolders(Repository):
         return removed
 
     def _all(self, client_id: str) -> list[EmailFolder]:
-        EmailClients(self.session).one(client_id)
+        """Whoever calls has looked the account up."""
         return list(self.session.scalars(self.scoped(EmailFolder).where(EmailFolder.client_id == client_id).order_by(EmailFolder.name)))
 
     def _vanish(self, folder: EmailFolder) -> int:

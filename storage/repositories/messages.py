@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select
 from mail.mailbox import Identity
 from mail.sync import FetchedMessage, FolderCursor, SyncBatch
 from storage import mail_batches, search
-from storage.expressions import db_now
+from storage.expressions import among, db_now
 from storage.mail_batches import chunks
 from storage.message_rows import attachment_row, message_row, words_of
 from storage.models import EmailAttachment, EmailFolder, EmailMessage, TaskRun
@@ -60,7 +60,7 @@ class EmailMessages(Repository):
         return [
             uid
             for chunk in chunked
-            for uid in self.session.scalars(select(EmailMessage.uid).where(*in_folder, EmailMessage.uid.in_(chunk)))
+            for uid in self.session.scalars(select(EmailMessage.uid).where(*in_folder, among(EmailMessage.uid, chunk)))
         ]
 
     def uids_by_remote_id(self, folder_id: str) -> dict[str, int]:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from mail.sync import FetchedMessage
 from storage import mail_batches
-from storage.expressions import db_now
+from storage.expressions import among, db_now
 from storage.mail_batches import chunks
 from storage.message_rows import remote_id_of
 from storage.models import EmailFolder, EmailMessage
@@ -66,7 +66,7 @@ class Places(Repository):
     def leave(self, folder: EmailFolder, uids: Sequence[int]) -> int:
         """These are gone from the folder. Returns how many of them were there."""
         chunked = chunks(sorted(set(uids)))
-        return sum(self._vanish(folder, and_(EmailMessage.folder_id == folder.id, EmailMessage.uid.in_(chunk))) for chunk in chunked)
+        return sum(self._vanish(folder, and_(EmailMessage.folder_id == folder.id, among(EmailMessage.uid, chunk))) for chunk in chunked)
 
     def leave_folder(self, folder: EmailFolder) -> int:
         """The folder is gone with everything in it."""
@@ -76,7 +76,7 @@ class Places(Repository):
         """Which of these UIDs the folder has, visible or vanished, and their rows."""
         found: dict[int, str] = {}
         for chunk in chunks(uids):
-            under = (EmailMessage.folder_id == folder.id, EmailMessage.uid_validity == uid_validity, EmailMessage.uid.in_(chunk))
+            under = (EmailMessage.folder_id == folder.id, EmailMessage.uid_validity == uid_validity, among(EmailMessage.uid, chunk))
             rows = self.session.execute(select(EmailMessage.uid, EmailMessage.id).where(self.owns(EmailMessage), *under))
             found |= {row.uid: row.id for row in rows}
         return found
@@ -85,10 +85,10 @@ class Places(Repository):
         """Those that had vanished are seen again. Returns which these were."""
         back: set[str] = set()
         for chunk in chunks(ids):
-            vanished = (self.owns(EmailMessage), EmailMessage.id.in_(chunk), EmailMessage.vanished_at.is_not(None))
+            vanished = (self.owns(EmailMessage), among(EmailMessage.id, chunk), EmailMessage.vanished_at.is_not(None))
             found = list(self.session.scalars(select(EmailMessage.id).where(*vanished)))
             if found:
-                self._update(self.owns(EmailMessage), EmailMessage.id.in_(found), vanished_at=None)
+                self._update(self.owns(EmailMessage), among(EmailMessage.id, found), vanished_at=None)
             back |= set(found)
         return back
 
@@ -122,7 +122,7 @@ class Places(Repository):
         values = {str(value) for message in arrived for value in (message.parsed.sha256, remote_id_of(message)) if value}
         columns = (EmailMessage.id, EmailMessage.folder_id, EmailMessage.sha256, EmailMessage.remote_id, EmailMessage.message_id)
         for chunk in chunks(sorted(values)):
-            known_by = or_(EmailMessage.sha256.in_(chunk), EmailMessage.remote_id.in_(chunk))
+            known_by = or_(among(EmailMessage.sha256, chunk), among(EmailMessage.remote_id, chunk))
             vanished = (self.owns(EmailMessage), EmailMessage.client_id == client_id, EmailMessage.vanished_at.is_not(None), known_by)
             for row_id, folder_id, sha256, remote_id, message_id in self.session.execute(
                 select(*columns).where(*vanished).order_by(EmailMessage.id)
@@ -138,23 +138,31 @@ class Places(Repository):
         ids = {row.id for row in leaving}
         for chunk in chunks(leaving):
             pairs = self._already_elsewhere(folder.client_id, chunk, ids)
-            newer = [pair["newer"] for pair in pairs]
-            for pair in pairs:
-                self._moved(pair["id"], folder.id, pair["folder_id"])
-            self.session.execute(delete(EmailMessage).where(self.owns(EmailMessage), EmailMessage.id.in_(newer)))
-            places = [{name: pair[name] for name in ("id", *_PLACE)} for pair in pairs]
-            mail_batches.set_places(self.session, folder.tenant_id, places)
+            if pairs:
+                self._take_places(folder, pairs)
             lost = {row.id for row in chunk} - {pair["id"] for pair in pairs}
-            self._update(self.owns(EmailMessage), EmailMessage.id.in_(sorted(lost)), vanished_at=db_now())
+            if lost:
+                self._update(self.owns(EmailMessage), among(EmailMessage.id, lost), vanished_at=db_now())
         return len(ids)
+
+    def _take_places(self, folder: EmailFolder, pairs: Sequence[dict[str, Any]]) -> None:
+        """The older row of each pair goes where the newer one is, which is no more."""
+        for pair in pairs:
+            self._moved(pair["id"], folder.id, pair["folder_id"])
+        newer = [pair["newer"] for pair in pairs]
+        self.session.execute(delete(EmailMessage).where(self.owns(EmailMessage), among(EmailMessage.id, newer)))
+        places = [{name: pair[name] for name in ("id", *_PLACE)} for pair in pairs]
+        mail_batches.set_places(self.session, folder.tenant_id, places)
 
     def _already_elsewhere(self, client_id: str, leaving: Sequence[Any], gone: set[str]) -> list[dict[str, Any]]:
         """Those of the rows whose mail also came later to another place: `id`, that place, and the row there (`newer`)."""
         by_name: dict[Name, list[RowMapping]] = {}
-        named = EmailMessage.message_id.in_([row.message_id for row in leaving if row.message_id is not None])
-        nameless = EmailMessage.message_id.is_(None) & EmailMessage.sha256.in_([row.sha256 for row in leaving if row.message_id is None])
+        named = [row.message_id for row in leaving if row.message_id is not None]
+        nameless = [row.sha256 for row in leaving if row.message_id is None]
+        alikes: list[ColumnElement[bool]] = [among(EmailMessage.message_id, named)] if named else []
+        alikes += [and_(EmailMessage.message_id.is_(None), among(EmailMessage.sha256, nameless))] if nameless else []
         columns = (*_FACTS, *(getattr(EmailMessage, name) for name in _PLACE if name != "remote_id"))
-        for alike in (named, nameless):  # two statements, each with an index of its own, whatever the statistics say
+        for alike in alikes:  # two statements, each with an index of its own, whatever the statistics say
             seen = (self.owns(EmailMessage), EmailMessage.client_id == client_id, alike, EmailMessage.vanished_at.is_(None))
             for here in self.session.execute(select(*columns).where(*seen).order_by(EmailMessage.id)).mappings():
                 for name in _names(here["sha256"], here["remote_id"], here["message_id"]) if here["id"] not in gone else ():

@@ -208,7 +208,7 @@ def test_forgetting_goes_in_bounded_steps(account: Account) -> None:
     assert steps == [3, 3, 1, 0]
 
 
-@pytest.mark.parametrize("message_id", [None, ""], ids=["with Message-ID", "without"])
+@pytest.mark.parametrize("message_id", [None, "", "<a\"b\\c,{NULL}'%s@x>"], ids=["with Message-ID", "without", "an odd one"])
 @pytest.mark.parametrize("order", ["gone first", "seen first"])
 def test_a_moved_mail_keeps_its_row(account: Account, order: str, message_id: str | None) -> None:
     raw = letter("moved", message_id=message_id)

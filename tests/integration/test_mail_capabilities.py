@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
-from mail.errors import FolderMissing, MailboxProtocolError
+from mail.errors import FolderMissing, MailboxFull, MailboxProtocolError
 from mail.folder_names import RemoteFolder
 from mail.imap import ImapMailbox
 from mail.imap_connection import ImapConnection, Pending
 from tests.integration.mail_account import Account, message
-from tests.servers.dovecot import Dovecot
+from tests.servers.dovecot import FULL_FOLDER, Dovecot
 
 pytestmark = pytest.mark.integration
 
@@ -193,6 +194,21 @@ def test_a_message_is_appended_byte_for_byte(account: Account, without: str, com
         assert mailbox.flags(1, 1) == {1: {"\\Seen"}}
         assert mailbox.find_message_id("<1@x.test>") == [1]
         assert mailbox.find_message_id("@x.test") == mailbox.find_message_id('<"ü\\">') == []
+
+
+@pytest.mark.parametrize("without", ["MOVE", "MOVE LITERAL+"])
+def test_a_full_mailbox_refuses_and_nothing_is_lost(account: Account, without: str) -> None:
+    account.deliver(1, 2, 3)
+    account.dovecot.doveadm("mailbox", "create", "-u", account.user, FULL_FOLDER)
+    full = RemoteFolder(FULL_FOLDER, FULL_FOLDER, "/")
+    with ImapMailbox(account.endpoint(without=frozenset(without.split()))) as mailbox:
+        mailbox.select(INBOX)
+        for fill in (partial(mailbox.append, full, message(4)), partial(mailbox.move, [1], full)):  # a move by COPY needs room for both
+            with pytest.raises(MailboxFull):
+                fill()
+        assert mailbox.flags(1, 9) == {1: frozenset(), 2: frozenset(), 3: frozenset()}
+        mailbox.expunge([3])
+        assert mailbox.append(full, message(4)) == 1
 
 
 def test_parts_are_fetched_on_demand(account: Account) -> None:

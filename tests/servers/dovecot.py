@@ -55,10 +55,15 @@ namespace inbox {{
   separator = /
 {special_folders}
 }}
-mail_plugins = $mail_plugins zlib
+mail_plugins = $mail_plugins zlib quota
 protocol imap {{
-  mail_plugins = $mail_plugins imap_zlib
+  mail_plugins = $mail_plugins imap_zlib imap_quota
   mail_max_userip_connections = 50
+}}
+plugin {{
+  quota = maildir:all
+  quota_rule = *:storage=1T
+  quota_rule2 = {full_folder}:messages=3
 }}
 service imap-login {{
   chroot = {login_chroot}
@@ -87,6 +92,8 @@ service stats {{
   chroot =
 }}
 """
+FULL_FOLDER = "Full"
+"""Takes no message more while the user has three or more in all."""
 SPECIAL_FOLDER = "  mailbox {name} {{\n    special_use = \\{name}\n    auto = create\n  }}"
 
 
@@ -174,7 +181,7 @@ class Dovecot(Server):
     def _values(self) -> dict[str, object]:
         special = "\n".join(SPECIAL_FOLDER.format(name=name) for name in ("Drafts", "Sent", "Junk", "Trash"))
         ports = {"port": self.port, "pop3_port": self.pop3_port, "imaps_port": self.imaps_port}
-        common = {"directory": self.directory, "special_folders": special, **ports}
+        common = {"directory": self.directory, "special_folders": special, "full_folder": FULL_FOLDER, **ports}
         if os.geteuid() == 0:
             users = {"internal_user": "dovecot", "internal_group": "dovecot", "login_user": "dovenull", "uid": MAIL_ID, "gid": MAIL_ID}
             return {**common, **users, "login_chroot": "login", "anvil_chroot": "empty"}

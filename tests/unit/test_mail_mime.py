@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from html import unescape
 
 import pytest
 from hypothesis import given, settings
@@ -340,6 +341,10 @@ def test_no_mutation_of_a_good_message_raises(start: int, end: int, junk: bytes)
         '<body background="https://t.example">',
         '<p style="background:url(https://t.example)">',
         '<p style="color:red;background-image:u\\rl(https://t.example)">',
+        '<p style="font:1px u\\72l(https://t.example)">',
+        '<p style="font:1px u&#114;l(https://t.example)">',
+        '<img src="https://t.example" alt="c&amp;d"><img SRC = https&#58;//t.example>',
+        '<a href="c&#105;d:t.example">',
         "<link rel=stylesheet href=https://t.example>",
         '<iframe src="https://t.example">',
         '<form action="https://t.example"><input></form>',
@@ -366,6 +371,11 @@ def test_what_is_harmless_stays() -> None:
         '<p style="color:red">a <a href="https://x.org" rel="noopener noreferrer nofollow">b</a> '
         '<img src="data:image/png;base64,AAAA" alt="c"></p>'
     )
+
+
+@pytest.mark.parametrize("source", ["cid:a@b", "c&#105;d:a@b", "&#99;id:a@b", "CID:a@b"])
+def test_a_picture_inside_the_mail_stays_however_it_is_written(source: str) -> None:
+    assert sanitise_html(f'<b title="x">a</b><img src = {source}>') == f'<b title="x">a</b><img src="{unescape(source)}">'
 
 
 def test_endless_nesting_becomes_text_quickly() -> None:

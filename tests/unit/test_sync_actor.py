@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 import actors.endpoints
 import actors.periodic
@@ -126,6 +126,18 @@ def test_flags_deletions_and_lost_folders_follow_the_server(acting: Actors, mail
     assert (renumbered["messages_synced"], renumbered["messages_deleted"]) == (2, 2)
     with acting.record.session(acting.record.people.ann) as session:
         assert EmailMessages(session).count(client) == 2
+
+
+def test_a_sync_that_finds_nothing_takes_five_transactions(acting: Actors, mailbox: FakeMailbox) -> None:
+    """Taking the account, reading it, its folders, forgetting what is gone, giving the account back with how it went."""
+    client = acting.account(acting.record.people.ann, imap_host="imap.test")
+    begun: list[object] = []
+    mailbox.append(LETTER)
+    with acting.attempt(acting.record.people.ann):
+        actors.sync.sync_emails(client)
+        event.listen(acting.record.engine, "begin", begun.append)
+        assert actors.sync.sync_emails(client)["messages_synced"] == 0
+    assert len(begun) == 5
 
 
 def test_one_folder_is_synced_alone(acting: Actors, mailbox: FakeMailbox) -> None:

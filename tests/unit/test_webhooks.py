@@ -404,8 +404,9 @@ def test_a_sync_that_changed_something_is_told(acting: Actors) -> None:
 
     record, ann = acting.record, acting.record.people.ann
     subscribe(record, ann, "sync.completed")
-    with acting.attempt(ann):
-        actors.sync._tell("c", Changes(synced=2, updated=1))
+    with acting.attempt(ann), record.session(ann) as session:
+        actors.sync._tell(session, "c", Changes())
+        actors.sync._tell(session, "c", Changes(synced=2, updated=1))
     (delivery,) = told(record)
     counts = {"messagesSynced": 2, "messagesUpdated": 1, "messagesDeleted": 0}
     assert (delivery.type, delivery.payload["data"]) == ("sync.completed", {"emailClientId": "c", **counts})
