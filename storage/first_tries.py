@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 
 from core.errors import UnavailableError
 from core.tenancy import Identity
+from storage.models import OutboundEmail
 from storage.postgres import Prepared
 
 PLAN_SECONDS = 10.0
@@ -140,8 +141,10 @@ class Accepted(Asked):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A mail, those it is for, and its account's login with the password as it is stored."""
+    """A mail as a row of the outbox would have it, those it is for, and its account's login with the password as it is stored."""
 
+    id: str
+    tenant_id: str
     message_id: str
     sender: str
     source: bytes
@@ -152,8 +155,13 @@ class Found:
     smtp_security: str | None
     smtp_username: str | None
     smtp_password: bytes | None
+    is_sealed: ClassVar[bool] = False
+    attempts: ClassVar[int] = 0
+    saved_to_sent: ClassVar[str | None] = None
 
 
+Mail = OutboundEmail | Found
+"""What is being sent."""
 Answer = Found | datetime | bool | None
 
 
@@ -205,4 +213,5 @@ def _answer(asked: Asked, sent_at: float | None, source: Any, password: Any, fac
     if isinstance(asked, Mark):
         return True
     assert facts is not None
-    return Found(source=bytes(source), smtp_password=bytes(password) if password is not None else None, **facts)
+    sealed = bytes(password) if password is not None else None
+    return Found(asked.email_id, asked.identity.tenant_id, source=bytes(source), smtp_password=sealed, **facts)

@@ -15,6 +15,7 @@ from core.ids import is_id
 from mail.delivery import DeliveryOutcome, Refusal
 from storage import sending
 from storage.expressions import db_now, db_now_plus
+from storage.first_tries import Mail
 from storage.models import EmailAttachment, OutboundEmail, OutboundRecipient
 from storage.repositories.base import Repository
 from storage.repositories.bounces import Bounces
@@ -202,7 +203,7 @@ class OutboundEmails(Repository):
         """A delivery report came back about a recipient (`mail.bounces`). Returns whether it told anything new about a mail of ours."""
         return Bounces(self.session).record(message_id_or_envelope_id, address, status_code)
 
-    def erase(self, email: OutboundEmail) -> None:
+    def erase(self, email: Mail) -> None:
         """To be called with whatever may have settled a mail: a secret content is not kept longer than it is needed."""
         if email.is_sealed:
             SealedMails(self.session).erase_settled(email.id)
