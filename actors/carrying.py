@@ -32,7 +32,7 @@ from runs.enqueue import enqueue
 from runs.limits import SoftTimeLimitExceeded
 from storage.drafts import source_of
 from storage.engine import session_scope
-from storage.first_tries import Accepted, Found, Look, Mark
+from storage.first_tries import Accepted, Found, Look, Mail, Mark
 from storage.models import OutboundEmail
 from storage.repositories.email_clients import EmailClients, first_login
 from storage.repositories.outbound import FIRST_WAIT, OutboundEmails, Standing
@@ -63,7 +63,7 @@ class SendResult(TypedDict):
 class _Job:
     """A mail, its account's server and who is due. `email.attempts` tells this try from those of other runs."""
 
-    email: OutboundEmail
+    email: Mail
     endpoint: Endpoint
     has_token: bool
     recipients: list[str]
@@ -92,29 +92,19 @@ def carry(email_id: str) -> SendResult:
     return _deliver(job)
 
 
-def transport_to(email: OutboundEmail, endpoint: Endpoint) -> Transport:
+def transport_to(email: Mail, endpoint: Endpoint) -> Transport:
     """The account's SMTP server, over a connection of this process' pool."""
     return POOL.transport(f"{email.tenant_id}:{email.client_id}", endpoint, envelope_id=email.id)
 
 
 def _first_try(email_id: str) -> _Job | None:
     """What is to be done for a mail like nearly all: its first try, and nothing special about it. None: look closer."""
-    shared, identity = together(), current_identity()
-    found = shared.ask(Look(identity, email_id)) if shared is not None else None
+    shared = together()
+    found = shared.ask(Look(current_identity(), email_id)) if shared is not None else None
     if not isinstance(found, Found):
         return None
-    email = OutboundEmail(
-        id=email_id,
-        tenant_id=identity.tenant_id,
-        client_id=found.client_id,
-        message_id=found.message_id,
-        sender=found.sender,
-        source=found.source,
-        is_sealed=False,
-        attempts=0,
-    )
-    endpoint = endpoint_of(first_login(found, identity.tenant_id, get_settings().credential_keys))
-    return _Job(email, endpoint, has_token=False, recipients=found.recipients, shared=shared)
+    endpoint = endpoint_of(first_login(found, get_settings().credential_keys))
+    return _Job(found, endpoint, has_token=False, recipients=found.recipients, shared=shared)
 
 
 def _prepared(session: Session, outbox: Outbox, email: OutboundEmail) -> _Job | None:
@@ -143,7 +133,7 @@ def _prepared(session: Session, outbox: Outbox, email: OutboundEmail) -> _Job | 
     return None
 
 
-def _account(session: Session, email: OutboundEmail) -> tuple[Endpoint, bool]:
+def _account(session: Session, email: Mail) -> tuple[Endpoint, bool]:
     """The server it goes out over, and whether that wants a token."""
     if email.client_id is None:
         return system_endpoint(), False
@@ -253,7 +243,7 @@ def _refused(job: _Job, error: MailroomError) -> SendResult:
     return _result(job.email, standing)
 
 
-def _interrupted(email: OutboundEmail) -> None:
+def _interrupted(email: Mail) -> None:
     """A time limit or a person struck somewhere: after the mark nobody knows whether the server has the mail."""
     with session_scope() as session:
         is_marked = OutboundEmails(session).one(email.id).status == OutboundStatus.SENDING
@@ -264,7 +254,7 @@ def _interrupted(email: OutboundEmail) -> None:
         raise DeliveryUncertain(text)
 
 
-def _overtaken(email: OutboundEmail) -> SendResult:
+def _overtaken(email: Mail) -> SendResult:
     with session_scope() as session:
         emails = OutboundEmails(session)
         fresh = emails.one(email.id)
@@ -276,7 +266,7 @@ def _overtaken(email: OutboundEmail) -> SendResult:
     return _result(email, standing)
 
 
-def _uncertain(session: Session, email: OutboundEmail, error: str, refused: list[Refusal] | None = None) -> None:
+def _uncertain(session: Session, email: Mail, error: str, refused: list[Refusal] | None = None) -> None:
     """Settles it, and has the account's Sent folder looked at where there is one."""
     outbox = Outbox(session)
     outbox.uncertain(email.id, error, refused or [])
@@ -286,7 +276,7 @@ def _uncertain(session: Session, email: OutboundEmail, error: str, refused: list
     log.warning("email_uncertain", email_id=email.id)
 
 
-def _result(email: OutboundEmail, standing: Standing) -> SendResult:
+def _result(email: Mail, standing: Standing) -> SendResult:
     """Raises DeliveryUncertain, RecipientRejected, or Snooze while somebody is to be tried again: the row knows who."""
     if standing.status == OutboundStatus.PENDING:
         raise Snooze(max(0.0, standing.wait or FIRST_WAIT), standing.error or "The server asked to try again later.")

@@ -92,10 +92,12 @@ def accept(tenant: str, client_id: str, mails: int, with_runs: str) -> dict[str,
 def carry(tenant: str, threads: int) -> dict[str, float]:
     """What a worker does with each mail, without the worker: read, mark, send, record."""
     import actors.carrying
+    from core.logging import configure_logging
     from core.tenancy import Identity, acting_as
     from storage.engine import session_scope
     from storage.repositories.outbox import Outbox
 
+    configure_logging("INFO", "json")  # as a worker
     with acting_as(Identity(tenant)), session_scope() as session:
         waiting = [email.id for email in Outbox(session).due(100_000)]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from email.utils import parseaddr
+from email.utils import getaddresses
 
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 
@@ -60,8 +60,11 @@ def parse_address(text: str, *, field: str = "address") -> Address:
     check_header_text(text, field=field)
     if len(text) > _LONGEST:
         raise InvalidInputError(f"{field} is too long for an e-mail address.")
-    name, addr = parseaddr(text)
-    if not addr or addr not in text:  # parseaddr drops what it does not understand; a typo must not become another address
+    found = getaddresses([text])
+    if len(found) > 1:
+        raise InvalidInputError(f"{field} holds more than one e-mail address; give each a place of its own, and quote a name with a comma.")
+    name, addr = found[0] if found else ("", "")
+    if not addr or addr not in text:  # what it does not understand is dropped; a typo must not become another address
         raise InvalidInputError(f"{field} is not a valid e-mail address.")
     return Address(name.strip(), normalise_address(addr, field=field))
 

@@ -24,6 +24,7 @@ _GROUP = 100
 """Recipients in one write: the replies to more might fill the buffers of both sides while we still write (RFC 2920 3.1)."""
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _ENDS_SESSION = {421, 530, 534, 535, 538}
+_NO_PATH = re.compile(r"[<> \r\n\0\t]")
 _XTEXT = re.compile(r"[^!-*,-<>-~]")
 
 
@@ -242,7 +243,7 @@ def _normalised(raw: bytes) -> bytes:
 
 def _path(address: str) -> str:
     """`<address>` (RFC 5321 4.1.2). Raises InvalidInputError when it could hold another command."""
-    if any(character in "<> \r\n\0\t" for character in address):
+    if _NO_PATH.search(address):
         raise InvalidInputError("An envelope address holds a character that is not allowed in it.")
     return f"<{address}>"
 

@@ -22,6 +22,7 @@ from mail.tls import client_context, handshake_error, refuse_clear_text_login, s
 LONGEST_LINE = 8192
 """Bytes. RFC 5321 4.5.3.1.5 says 512; servers with long texts say more."""
 MOST_LINES = 200
+_DIVIDERS = {b" ", b"-", b""}
 
 
 class BrokenReply(OSError):  # noqa: N818  (is handled as the loss of the connection that it is)
@@ -103,7 +104,7 @@ class SmtpConnection:
         while True:
             line = self._line()
             code, divider = line[:3], line[3:4]
-            if not code.isdigit() or divider not in {b" ", b"-", b""} or len(lines) == MOST_LINES:
+            if not code.isdigit() or divider not in _DIVIDERS or len(lines) == MOST_LINES:
                 raise BrokenReply("not an SMTP reply")
             lines.append(line[4:].decode("utf-8", "replace"))
             if divider != b"-":

@@ -18,6 +18,7 @@ from mail.addresses import Address, Recipients, domain_of, parse_address
 from mail.mime_build import OutgoingAttachment, OutgoingMail, build_message, new_message_id
 from storage.credentials import CredentialBox
 from storage.engine import identity_of
+from storage.first_tries import Mail
 from storage.models import EmailAttachment, EmailClient, OutboundEmail
 from storage.repositories.email_clients import EmailClients
 from storage.repositories.outbound import Attachments, OutboundEmails
@@ -115,7 +116,7 @@ def sealed_source(source: bytes, tenant_id: str, email_id: str, keys: KeyRing) -
     return CredentialBox(keys).seal(source, tenant_id=tenant_id, account_id=email_id, kind="source")
 
 
-def source_of(email: OutboundEmail, keys: Callable[[], KeyRing]) -> bytes:
+def source_of(email: Mail, keys: Callable[[], KeyRing]) -> bytes:
     """The bytes to send. Raises CredentialError when they cannot be read."""
     if not email.is_sealed:
         return email.source

@@ -7,10 +7,12 @@ it is not found here, and goes the long way of `repositories/outbound.py`. Postg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from itertools import combinations
+from typing import Any, ClassVar
 
 import orjson
 import psycopg2
@@ -18,62 +20,89 @@ from sqlalchemy import Engine
 
 from core.errors import UnavailableError
 from core.tenancy import Identity
+from storage.models import OutboundEmail
 from storage.postgres import Prepared
 
-# $1 the marks, $2 what became of marked mails, $3 the mails to look up. Every mail is in one of them only. A mail and its account are
-# the caller's: its tenant's, and its user's if it acts for one.
-_TURN = """
-    PREPARE mailroom_first_tries (jsonb, jsonb, jsonb) AS
-    WITH marked AS (
+PLAN_SECONDS = 10.0
+"""For so long a plan is kept: it is made when nothing may wait, and would serve badly when everything does."""
+
+# One mail, its tenant's and, if the caller acts for one, its user's. A row is entered by its id and by nothing else: `IS NOT DISTINCT
+# FROM`, `|| ''` and `num_nulls` keep the planner off the other indexes, with which it would read every mail that waits to find one.
+# `OFFSET 0`: looked up for each mail, and not the other way round.
+_OWN = """mail.id = asked.id AND mail.tenant_id IS NOT DISTINCT FROM asked.tenant_id
+          AND (asked.user_id IS NULL OR mail.user_id = asked.user_id)"""
+_MARKED = f"""marked AS (
         UPDATE outbound_emails mail SET status = 'sending', attempts = 1
-        FROM jsonb_to_recordset($1) AS asked (id uuid, tenant_id uuid, user_id uuid)
-        WHERE mail.id = asked.id AND mail.tenant_id = asked.tenant_id AND (asked.user_id IS NULL OR mail.user_id = asked.user_id)
-          AND mail.status = 'pending' AND mail.attempts = 0
+        FROM jsonb_to_recordset({{given}}) AS asked (id uuid, tenant_id uuid, user_id uuid)
+        WHERE {_OWN} AND (mail.status || '') = 'pending' AND mail.attempts = 0
           AND (mail.expires_at IS NULL OR mail.expires_at > statement_timestamp())
         RETURNING mail.id
-    ), accepted AS (
-        SELECT * FROM jsonb_to_recordset($2) AS accepted (
+    )"""  # noqa: S608  (our own text)
+_SENT = f"""asked AS (
+        SELECT * FROM jsonb_to_recordset({{given}}) AS asked (
             id uuid, tenant_id uuid, user_id uuid, addresses jsonb, reply_code int, enhanced_code text)
     ), sent AS (
         UPDATE outbound_emails mail SET status = 'sent', sent_at = statement_timestamp(), last_error = NULL, next_retry_at = NULL
-        FROM accepted
-        WHERE mail.id = accepted.id AND mail.tenant_id = accepted.tenant_id
-          AND (accepted.user_id IS NULL OR mail.user_id = accepted.user_id) AND mail.status = 'sending' AND mail.attempts = 1
+        FROM asked
+        WHERE {_OWN} AND (mail.status || '') = 'sending' AND mail.attempts = 1
           AND NOT EXISTS (SELECT 1 FROM outbound_recipients other
                           WHERE other.tenant_id = mail.tenant_id AND other.email_id = mail.id AND other.status = 'pending'
-                            AND NOT accepted.addresses ? other.address)
+                            AND NOT asked.addresses ? other.address)
           AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.tenant_id = mail.tenant_id AND webhooks.is_active)
         RETURNING mail.id, mail.tenant_id, mail.sent_at
     ), taken AS (
         UPDATE outbound_recipients recipient
-        SET status = 'sent', reply_code = accepted.reply_code, enhanced_code = accepted.enhanced_code, error = NULL, next_retry_at = NULL
-        FROM sent JOIN accepted ON accepted.id = sent.id
+        SET status = 'sent', reply_code = asked.reply_code, enhanced_code = asked.enhanced_code, error = NULL, next_retry_at = NULL
+        FROM sent JOIN asked ON asked.id = sent.id
         WHERE recipient.tenant_id = sent.tenant_id AND recipient.email_id = sent.id AND recipient.status = 'pending'
-    ), found AS (
+    )"""  # noqa: S608
+# The lower-case addresses are made before suppressions are asked for them: row-level security lets no index be used for the answer of
+# lower(), which might tell what it was given. Other letters than ASCII have several ways to be made small.
+_FOUND = f"""found AS (
         SELECT mail.id, mail.source, client.smtp_password, jsonb_build_object(
                    'message_id', mail.message_id, 'sender', mail.sender, 'client_id', client.id, 'smtp_host', client.smtp_host,
                    'smtp_port', client.smtp_port, 'smtp_security', client.smtp_security, 'smtp_username', client.smtp_username,
                    'recipients', due.addresses) AS facts
-        FROM jsonb_to_recordset($3) AS asked (id uuid, tenant_id uuid, user_id uuid)
-        JOIN outbound_emails mail ON mail.id = asked.id AND mail.tenant_id = asked.tenant_id
-         AND (asked.user_id IS NULL OR mail.user_id = asked.user_id)
-        JOIN email_clients client ON client.tenant_id = mail.tenant_id AND client.id = mail.client_id
-         AND (asked.user_id IS NULL OR client.user_id = asked.user_id)
+        FROM jsonb_to_recordset({{given}}) AS asked (id uuid, tenant_id uuid, user_id uuid)
+        JOIN outbound_emails mail ON {_OWN}
         CROSS JOIN LATERAL (
-            SELECT jsonb_agg(recipient.address ORDER BY recipient.id) AS addresses,
-                   bool_and(recipient.status = 'pending' AND recipient.next_retry_at IS NULL AND NOT EXISTS (
-                       SELECT 1 FROM suppressions WHERE suppressions.tenant_id = recipient.tenant_id
-                                                    AND suppressions.address = lower(recipient.address))) AS are_due
+            SELECT * FROM email_clients own WHERE own.id = mail.client_id AND own.tenant_id IS NOT DISTINCT FROM mail.tenant_id
+                                              AND (asked.user_id IS NULL OR own.user_id = asked.user_id) OFFSET 0) client
+        CROSS JOIN LATERAL (
+            SELECT jsonb_agg(recipient.address ORDER BY recipient.id) AS addresses, array_agg(lower(recipient.address)) AS in_lower_case,
+                   bool_and(recipient.status = 'pending' AND recipient.next_retry_at IS NULL
+                            AND octet_length(recipient.address) = char_length(recipient.address)) AS are_due
             FROM outbound_recipients recipient WHERE recipient.tenant_id = mail.tenant_id AND recipient.email_id = mail.id) due
-        WHERE mail.status = 'pending' AND mail.attempts = 0 AND mail.saved_to_sent IS NULL AND NOT mail.is_sealed
-          AND mail.erased_at IS NULL AND mail.next_retry_at IS NULL AND (mail.expires_at IS NULL OR mail.expires_at > statement_timestamp())
+        WHERE (mail.status || '') = 'pending' AND mail.attempts = 0 AND NOT mail.is_sealed
+          AND num_nulls(mail.saved_to_sent, mail.erased_at, mail.next_retry_at) = 3
+          AND (mail.expires_at IS NULL OR mail.expires_at > statement_timestamp())
           AND (mail.scheduled_at IS NULL OR mail.scheduled_at <= statement_timestamp())
           AND client.smtp_host IS NOT NULL AND client.oauth_token_url IS NULL AND due.are_due
-    )
-    SELECT id::text, extract(epoch FROM sent_at)::float8, NULL::bytea, NULL::bytea, NULL::jsonb FROM sent
-    UNION ALL SELECT id::text, NULL, NULL, NULL, NULL FROM marked
-    UNION ALL SELECT id::text, NULL, source, smtp_password, facts FROM found
-"""
+          AND NOT EXISTS (
+              SELECT 1 FROM unnest(due.in_lower_case) AS lowered (address) CROSS JOIN LATERAL (
+                  SELECT 1 FROM suppressions WHERE suppressions.tenant_id = mail.tenant_id
+                                               AND suppressions.address = lowered.address OFFSET 0) suppressed OFFSET 0)
+    )"""  # noqa: S608
+_PARTS = {
+    "mark": (_MARKED, "SELECT id::text, NULL::float8, NULL::bytea, NULL::bytea, NULL::jsonb FROM marked"),
+    "accepted": (_SENT, "SELECT id::text, extract(epoch FROM sent_at)::float8, NULL::bytea, NULL::bytea, NULL::jsonb FROM sent"),
+    "look": (_FOUND, "SELECT id::text, NULL::float8, source, smtp_password, facts FROM found"),
+}
+"""What is done for each kind of question (`given`: the mails in JSON), and how it is answered."""
+
+
+def _prepare(kinds: Sequence[str]) -> str:
+    """One statement for each combination: what nobody asks for costs nothing, not even a place in the plan."""
+    parts = ", ".join(_PARTS[kind][0].format(given=f"${number}") for number, kind in enumerate(kinds, 1))
+    answers = " UNION ALL ".join(_PARTS[kind][1] for kind in kinds)
+    return f"PREPARE {_name(kinds)} ({', '.join(['jsonb'] * len(kinds))}) AS WITH {parts} {answers};"
+
+
+def _name(kinds: Iterable[str]) -> str:
+    return "_".join(["mailroom_first_try", *kinds])
+
+
+_TURNS = "".join(_prepare(kinds) for number in range(1, len(_PARTS) + 1) for kinds in combinations(_PARTS, number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +111,21 @@ class Asked:
 
     identity: Identity
     email_id: str
+    kind: ClassVar[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Look(Asked):
     """What there is to send. Answered by a Found; None: not here."""
 
+    kind: ClassVar[str] = "look"
+
 
 @dataclass(frozen=True, slots=True)
 class Mark(Asked):
     """The mark before the final dot. Answered by True; None: the mail does not wait for its first try, and nothing may be sent."""
+
+    kind: ClassVar[str] = "mark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +133,7 @@ class Accepted(Asked):
     """The server took the mail for all of these. Answered by when that was; None: nothing is written, because somebody else waits for it
     too, or a webhook is to be told."""
 
+    kind: ClassVar[str] = "accepted"
     addresses: Sequence[str]
     reply_code: int | None
     enhanced_code: str | None
@@ -106,8 +141,10 @@ class Accepted(Asked):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A mail, those it is for, and its account's login with the password as it is stored."""
+    """A mail as a row of the outbox would have it, those it is for, and its account's login with the password as it is stored."""
 
+    id: str
+    tenant_id: str
     message_id: str
     sender: str
     source: bytes
@@ -118,8 +155,13 @@ class Found:
     smtp_security: str | None
     smtp_username: str | None
     smtp_password: bytes | None
+    is_sealed: ClassVar[bool] = False
+    attempts: ClassVar[int] = 0
+    saved_to_sent: ClassVar[str | None] = None
 
 
+Mail = OutboundEmail | Found
+"""What is being sent."""
 Answer = Found | datetime | bool | None
 
 
@@ -127,7 +169,8 @@ class FirstTries:
     """For one thread."""
 
     def __init__(self, engine: Engine) -> None:
-        self._prepared = Prepared(engine, _TURN)
+        self._prepared = Prepared(engine, _TURNS)
+        self._planned_at = 0.0
 
     def turn(self, asked: Sequence[Asked]) -> list[Answer]:
         """Does and answers all of it, in the same order, or none. Of two that ask of the same mail only the first is answered.
@@ -135,10 +178,12 @@ class FirstTries:
         Raises UnavailableError when the database cannot be reached: then nobody knows whether it was done.
         """
         first = {each.email_id: each for each in reversed(asked)}
-        groups = ([_row(each) for each in first.values() if isinstance(each, kind)] for kind in (Mark, Accepted, Look))
+        groups = {kind: [_row(each) for each in first.values() if each.kind == kind] for kind in _PARTS}
+        given = {kind: orjson.dumps(rows).decode() for kind, rows in groups.items() if rows}
         try:
             with self._prepared.cursor() as cursor:
-                cursor.execute("EXECUTE mailroom_first_tries (%s, %s, %s)", [orjson.dumps(rows).decode() for rows in groups])
+                self._plan_again(cursor)
+                cursor.execute(f"EXECUTE {_name(given)} ({', '.join(['%s'] * len(given))})", list(given.values()))
                 answers = {row[0]: _answer(first[row[0]], *row[1:]) for row in cursor.fetchall()}
         except psycopg2.Error as error:
             self.close()
@@ -148,6 +193,11 @@ class FirstTries:
     def close(self) -> None:
         """Closes the connection; the next turn opens it again."""
         self._prepared.close()
+
+    def _plan_again(self, cursor: Any) -> None:
+        if time.monotonic() - self._planned_at > PLAN_SECONDS:
+            self._planned_at = time.monotonic()
+            cursor.execute("DISCARD PLANS")
 
 
 def _row(asked: Asked) -> dict[str, Any]:
@@ -163,4 +213,5 @@ def _answer(asked: Asked, sent_at: float | None, source: Any, password: Any, fac
     if isinstance(asked, Mark):
         return True
     assert facts is not None
-    return Found(source=bytes(source), smtp_password=bytes(password) if password is not None else None, **facts)
+    sealed = bytes(password) if password is not None else None
+    return Found(asked.email_id, asked.identity.tenant_id, source=bytes(source), smtp_password=sealed, **facts)

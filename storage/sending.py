@@ -15,16 +15,16 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, Update, and_, b
 from core.tenancy import Identity
 from mail.delivery import DeliveryOutcome
 from storage.expressions import db_now
-from storage.models import OutboundEmail, OutboundRecipient, Suppression
+from storage.models import OutboundEmail, OutboundRecipient
 from storage.states import OutboundStatus
 
-EMAILS, RECIPIENTS, SUPPRESSIONS = (cast("Table", model.__table__) for model in (OutboundEmail, OutboundRecipient, Suppression))
+EMAILS, RECIPIENTS = (cast("Table", model.__table__) for model in (OutboundEmail, OutboundRecipient))
 Form = str
 """`system`, `tenant` or `user`."""
 
 
 def waiting_recipients(connection: Connection, identity: Identity, email_id: str) -> Sequence[Any]:
-    """(address, next_retry_at, now, is_suppressed) of those who have no outcome yet, in the order of the envelope."""
+    """(address, next_retry_at, now) of those who have no outcome yet, in the order of the envelope."""
     return connection.execute(_waiting(_form(identity)), {**_owner(identity), "email": email_id}).all()
 
 
@@ -52,10 +52,7 @@ def is_expired() -> ColumnElement[bool]:
 
 @cache
 def _waiting(form: Form) -> Select[Any]:
-    suppressed = exists().where(
-        SUPPRESSIONS.c.tenant_id == RECIPIENTS.c.tenant_id, SUPPRESSIONS.c.address == func.lower(RECIPIENTS.c.address)
-    )
-    columns = (RECIPIENTS.c.address, RECIPIENTS.c.next_retry_at, db_now().label("now"), suppressed.label("is_suppressed"))
+    columns = (RECIPIENTS.c.address, RECIPIENTS.c.next_retry_at, db_now().label("now"))
     mine = (_wall(RECIPIENTS, form), RECIPIENTS.c.email_id == bindparam("email"), RECIPIENTS.c.status == OutboundStatus.PENDING)
     return select(*columns).where(*mine).order_by(RECIPIENTS.c.id)
 

@@ -235,10 +235,10 @@ class EmailClients(Repository):
         return CredentialBox(self._keys)
 
 
-def first_login(found: Found, tenant_id: str, keys: KeyRing) -> Login:
+def first_login(found: Found, keys: KeyRing) -> Login:
     """`smtp_login` of an account that was read together with a mail."""
     sealed = found.smtp_password
-    place = {"tenant_id": tenant_id, "account_id": found.client_id, "kind": "smtp_password"}
+    place = {"tenant_id": found.tenant_id, "account_id": found.client_id, "kind": "smtp_password"}
     password = CredentialBox(keys).decrypt(sealed, **place) if sealed else None
     return Login(found.smtp_host, found.smtp_port or SMTP[0], found.smtp_security or SMTP[1], found.smtp_username, password)
 

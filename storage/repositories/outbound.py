@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,10 +15,12 @@ from core.ids import is_id
 from mail.delivery import DeliveryOutcome, Refusal
 from storage import sending
 from storage.expressions import db_now, db_now_plus
+from storage.first_tries import Mail
 from storage.models import EmailAttachment, OutboundEmail, OutboundRecipient
 from storage.repositories.base import Repository
 from storage.repositories.bounces import Bounces
 from storage.repositories.sealed import SealedMails
+from storage.repositories.suppressions import Suppressions
 from storage.states import OutboundStatus
 from storage.webhook_events import may_be_heard, note_mail
 
@@ -83,9 +85,11 @@ class OutboundEmails(Repository):
     def envelope(self, email: OutboundEmail) -> Envelope:
         """Who is due. Suppressed addresses are taken out here, so that one that was suppressed after the mail was accepted counts too."""
         waiting = sending.waiting_recipients(self.session.connection(), self.identity, email.id)
-        if any(each.is_suppressed for each in waiting):
-            self._suppress(email.id, [each.address for each in waiting if each.is_suppressed])
-        left = [(each.address, _seconds(each.now, each.next_retry_at)) for each in waiting if not each.is_suppressed]
+        listed = Suppressions(self.session).among(email.tenant_id, [each.address for each in waiting])
+        suppressed = {each.address for each in waiting if each.address.lower() in listed}
+        if suppressed:
+            self._suppress(email.id, suppressed)
+        left = [(each.address, _seconds(each.now, each.next_retry_at)) for each in waiting if each.address not in suppressed]
         return Envelope([address for address, wait in left if wait <= 0], min((wait for _, wait in left if wait > 0), default=None))
 
     def mark_sending(self, email_id: str, attempts: int | None = None) -> None:
@@ -199,7 +203,7 @@ class OutboundEmails(Repository):
         """A delivery report came back about a recipient (`mail.bounces`). Returns whether it told anything new about a mail of ours."""
         return Bounces(self.session).record(message_id_or_envelope_id, address, status_code)
 
-    def erase(self, email: OutboundEmail) -> None:
+    def erase(self, email: Mail) -> None:
         """To be called with whatever may have settled a mail: a secret content is not kept longer than it is needed."""
         if email.is_sealed:
             SealedMails(self.session).erase_settled(email.id)
@@ -224,7 +228,7 @@ class OutboundEmails(Repository):
         self.session.flush()
         return sending.all_accepted(self.session.connection(), self.identity, email_id, outcome, attempts)
 
-    def _suppress(self, email_id: str, addresses: Sequence[str]) -> None:
+    def _suppress(self, email_id: str, addresses: Container[str]) -> None:
         for recipient in self.recipients(email_id):
             if recipient.address in addresses:
                 recipient.status, recipient.error = "suppressed", "The address is on the list of suppressed addresses."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 import actors.carrying
+import storage.first_tries
 from actors.together import Together, together
 from core.clock import now
 from core.errors import UnavailableError
@@ -126,6 +128,26 @@ def test_so_does_a_mail_of_a_special_account_or_to_somebody_special(post: Post) 
     with post.record.session(ann) as session:
         Suppressions(session).add(ann.tenant_id, "eve@example.test", "manual")
     assert post.one(Look(ann, email_id)) is None
+    assert isinstance(post.one(Look(ann, post.mail("bob@example.test"))), Found)
+    assert post.one(Look(ann, post.mail("böb@example.test"))) is None  # the database has its own idea of small letters
+
+
+def test_a_mail_costs_the_same_however_many_wait_or_are_suppressed(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann, email_id = post.record.people.ann, post.mail()
+    post.tries.turn([Look(ann, email_id)])  # made while hardly anything waits, and kept for a while
+    columns = "tenant_id, client_id, message_id, subject, sender, source, status, priority, attempts, max_attempts, created_at"
+    with post.record.session() as session:
+        many = f"SELECT gen_random_uuid(), {columns} FROM outbound_emails, generate_series(1, 3000) WHERE outbound_emails.id = :id"
+        session.execute(text(f"INSERT INTO outbound_emails (id, {columns}) {many}"), {"id": email_id})
+    monkeypatch.setattr(storage.first_tries, "PLAN_SECONDS", 0)
+    post.tries.turn([Look(ann, email_id)])
+    with post.tries._prepared.cursor() as cursor:
+        cursor.execute("EXPLAIN EXECUTE mailroom_first_try_mark_accepted_look ('[]', '[]', '[]')")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert set(re.findall(r"using (\w+) on outbound_emails", plan)) == {"pk_outbound_emails"}
+    assert len(re.findall(r"Index Cond: \(id = asked(_\d+)?\.id\)", plan)) == 3
+    assert "Index Cond: ((tenant_id = mail.tenant_id) AND (address = lowered.address))" in plan
+    assert "Index Cond: (id = mail.client_id)" in plan
 
 
 def test_an_expired_or_cancelled_mail_is_not_marked(post: Post) -> None:

@@ -72,6 +72,23 @@ def test_a_runs_facts_stand_in_its_lines_and_in_no_later_one(lines: Callable[[],
     assert not {"task_id", "request_id", "attempt"} & outside.keys()
 
 
+@pytest.mark.parametrize("text", ["two\u2028lines\x85in one", "half a pair \ud83d", "Grüße"])
+def test_every_text_is_one_line_of_ascii(text: str) -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "json"):
+        get_logger("x").info("event", text=text, number=2**70, nested={1: text})
+    (line,) = stream.getvalue().splitlines()
+    assert line.isascii()
+    assert (json.loads(line)["text"], json.loads(line)["number"], json.loads(line)["nested"]) == (text, 2**70, {"1": text})
+
+
+def test_a_stream_that_is_gone_ends_no_work() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "json"):
+        stream.close()
+        get_logger("x").info("event")
+
+
 def test_a_librarys_line_takes_the_same_path(lines: Callable[[], list[dict[str, Any]]]) -> None:
     logging.getLogger("some.library").warning("connected to redis://user:%s@host as %s", CANARY, "ann@acme.test")
     (line,) = lines()

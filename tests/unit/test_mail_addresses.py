@@ -50,6 +50,15 @@ def test_a_typed_address_that_could_mean_another_is_refused(typed: str) -> None:
         parse_address(typed)
 
 
+@pytest.mark.parametrize(
+    "typed", ["a@x.org, b@x.org", "A <a@x.org>, b@x.org", "a@x.org; b@x.org", "friends: a@x.org, b@x.org;", "<a@x.org> <b@x.org>"]
+)
+def test_of_several_in_one_place_none_is_dropped_in_silence(typed: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"^to\[0\] ") as caught:
+        parse_address(typed, field="to[0]")
+    assert "x.org" not in str(caught.value)
+
+
 def test_who_stands_in_several_lists_stays_in_the_first() -> None:
     recipients = unique_recipients(["a@x.org", "A <A@x.org>"], ["b@x.org", "a@x.org"], ["c@x.org", "b@X.org"])
     assert recipients.all == ["a@x.org", "b@x.org", "c@x.org"]

@@ -92,6 +92,14 @@ def test_suppressed_addresses_are_not_offered_to_the_server(box: Box) -> None:
     assert {address: each.status for address, each in box.people(email_id).items()} == {"Gone@x.test": "suppressed", "bob@x.test": "sent"}
 
 
+def test_so_is_one_with_other_letters_however_it_is_written(box: Box) -> None:
+    email_id, via = box.accept("MÜLLER@x.test", "bob@x.test"), FakeTransport()
+    with box.world.record.session(box.ann) as session:
+        Suppressions(session).add(box.ann.tenant_id, "Müller@x.test", "manual")
+    box.run(email_id, via)
+    assert via.delivered_to == ["bob@x.test"]
+
+
 def test_another_tenants_list_is_not_asked(box: Box) -> None:
     email_id, via, gus = box.accept(), FakeTransport(), box.world.record.people.gus
     with box.world.record.session(gus) as session:
