@@ -137,6 +137,15 @@ def test_a_dangerous_attachment_makes_a_letter_more_suspicious() -> None:
     assert check(with_file("invoice.pdf.exe", b"MZ")).score > check(with_file("invoice.pdf", b"%PDF-1.4 a")).score + 0.05
 
 
+@pytest.mark.parametrize("number", range(12))
+def test_how_lines_end_says_nothing(number: int) -> None:
+    """Over IMAP and SMTP a line ends with two characters, in what is learned from and in many a mailbox file with one."""
+    source = make(12, 31)[number][0].replace(b"\r\n", b"\n")
+    kept, sent = check(source), check(source.replace(b"\n", b"\r\n"))
+    assert (sent.logit, sent.hashes) == (kept.logit, kept.hashes)
+    assert {each.code for each in sent.indicators} == {each.code for each in kept.indicators}
+
+
 def test_the_same_bytes_give_the_same_verdict_in_another_process() -> None:
     source = make(2, 5)[1][0]
     program = (
