@@ -81,8 +81,10 @@ INDICATORS: dict[str, tuple[Severity, str]] = {
 def found(code: str, evidence: str = "") -> Indicator:
     """An indicator with its evidence made harmless: one line, no control characters, at most MAX_EVIDENCE characters."""
     severity, _ = INDICATORS[code]
-    cleaned = " ".join("".join(char if char.isprintable() else " " for char in evidence[: MAX_EVIDENCE * 4]).split())
-    return Indicator(code, severity, cleaned[:MAX_EVIDENCE])
+    shown = evidence[: MAX_EVIDENCE * 4]
+    if not shown.isprintable():
+        shown = "".join(char if char.isprintable() else " " for char in shown)
+    return Indicator(code, severity, " ".join(shown.split())[:MAX_EVIDENCE])
 
 
 def sentence(code: str) -> str:
