@@ -45,6 +45,7 @@ INDICATORS: dict[str, tuple[Severity, str]] = {
     "encrypted_archive": (MEDIUM, "An attached archive is encrypted, so that no scanner can look inside."),
     "dangerous_in_archive": (HIGH, "An attached archive holds a file that runs when it is opened."),
     "nested_archive": (LOW, "An attached archive holds archives."),
+    "unlisted_archive": (LOW, "An attached archive does not show all that it holds."),
     "archive_bomb": (HIGH, "An attached archive would grow beyond all measure."),
     "attachment_type_mismatch": (LOW, "An attachment is something else than its name says."),
     # what it says
