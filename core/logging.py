@@ -10,9 +10,11 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import structlog
+from structlog.contextvars import bind_contextvars, clear_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from core.tenancy import bound_identity
@@ -33,6 +35,7 @@ QUIET_LIBRARIES = {
     "dramatiq": "WARNING",
     "dramatiq.worker.WorkerThread": "CRITICAL",  # every outcome has a line of ours
 }
+_run_facts: ContextVar[Mapping[str, Any]] = ContextVar("run_facts", default={})  # noqa: B039  (nobody writes into it)
 
 
 def configure_logging(level: str = "INFO", log_format: Literal["console", "json"] | None = None) -> None:
@@ -40,6 +43,7 @@ def configure_logging(level: str = "INFO", log_format: Literal["console", "json"
     chosen = log_format or ("console" if sys.stderr.isatty() else "json")
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_run,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_tenant,
@@ -78,6 +82,23 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return logger
 
 
+def begin_run(request_id: str | None, facts: Mapping[str, Any]) -> None:
+    """These stand in every line of this thread until `end_run`. Bound as one: a variable for each would cost a short run its length."""
+    _run_facts.set(facts)
+    bind_contextvars(request_id=request_id)
+
+
+def run_facts() -> Mapping[str, Any]:
+    """What stands in every line because of the run that this thread is at."""
+    return _run_facts.get()
+
+
+def end_run() -> None:
+    """Nothing is bound any more, whatever the run has bound besides."""
+    _run_facts.set({})
+    clear_contextvars()
+
+
 def safe_text(text: str, limit: int = 2000) -> str:
     """A text fit for people and for the record: no addresses, no logins in URLs, not endless."""
     start = text[: 4 * limit].replace("\x00", "")
@@ -100,6 +121,10 @@ def _clean(key: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_clean("", item) for item in value]
     return value if isinstance(value, int | float | bool | None) else safe_text(str(value))
+
+
+def _add_run(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {**run_facts(), **event}
 
 
 def _add_tenant(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -26,6 +26,7 @@ from brokers.publisher import MessageSink, Publisher
 from core.errors import MailroomError, UnavailableError
 from core.logging import get_logger
 from core.tenancy import Identity, acting_as
+from runs.emission import EmittingBroker
 from runs.enqueue import record
 from runs.handover import QueueConsumer, WorkQueue
 from runs.hooks import RecorderHooks
@@ -67,7 +68,7 @@ class Parts:
     lifespan: Lifespan = field(default_factory=Lifespan)
 
 
-class RunBroker(dramatiq.Broker):
+class RunBroker(EmittingBroker):
     """Records what is enqueued and runs what is claimed."""
 
     def __init__(self, parts: Parts) -> None:
@@ -300,9 +301,8 @@ class RunBroker(dramatiq.Broker):
 
     def _start_run(self, message: RunMessage) -> None:
         assert self._worker is not None
-        consumer = self._worker.consumers.get(message.queue_name)
-        if consumer is not None and message.actor_name in self.actors:
-            consumer.handle_message(message)
+        if message.queue_name in self._worker.consumers and message.actor_name in self.actors:
+            self._worker.work_queue.put(message)  # type: ignore[arg-type]
         elif message.claim is not None:  # claimed by a worker that does not have the task: somebody else may
             message.outcome = handed_back(message.claim, PARKED_SECONDS)
             self.recorder.finished(message)

@@ -35,8 +35,11 @@ class Inbox(Generic[T]):
         """The oldest item. Raises queue.Empty when there is none, or none has come within so many seconds (None: waits for ever)."""
         until: float | None = None
         while True:
-            with suppress(IndexError):
+            try:
                 item = self._items.popleft()
+            except IndexError:
+                pass
+            else:
                 if self._items:  # the bell rings once for many; what is left is for others
                     self._ring()
                 return item
@@ -60,5 +63,6 @@ class Inbox(Generic[T]):
         return len(self._items)
 
     def _ring(self) -> None:
-        with suppress(RuntimeError):  # it rings already
-            self._bell.release()
+        if self._bell.locked():
+            with suppress(RuntimeError):  # somebody else has rung it just now
+                self._bell.release()

@@ -17,8 +17,13 @@ class RunMessage(MessageProxy):
     """Follows one message from its delivery to its settlement; a held run was claimed without a message and has no delivery."""
 
     def __init__(self, envelope: Envelope, delivery: Delivery | None) -> None:
-        super().__init__(Message(envelope.queue, envelope.task, (), {}, {}, message_id=envelope.run_id))
+        super().__init__(Message(envelope.queue, envelope.task, (), {}, {}, envelope.run_id, 0))
         self.envelope = envelope
+        # What dramatiq asks for a dozen times in a run, so that it need not go through the proxy's __getattr__.
+        self.message_id = envelope.run_id
+        self.queue_name = envelope.queue
+        self.actor_name = envelope.task
+        self.kwargs = self._message.kwargs
         self.delivery = delivery
         self.arrived_at = time.monotonic()
         self.started_at = 0.0
@@ -30,6 +35,11 @@ class RunMessage(MessageProxy):
     def run_id(self) -> str:
         """The id of the run the message is for."""
         return self.envelope.run_id
+
+    @property
+    def message(self) -> RunMessage:
+        """Itself: it is its own item of the work queue, where dramatiq has a wrapper that sorts."""
+        return self
 
     @classmethod
     def held(cls, claim: Claim) -> RunMessage:
@@ -44,7 +54,7 @@ class RunMessage(MessageProxy):
     def claimed(self, claim: Claim) -> None:
         """Takes the arguments over from the record."""
         self.claim = claim
-        self._message.kwargs.update(claim.args)
+        self.kwargs.update(claim.args)
 
     @property
     def verdict(self) -> Verdict:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import structlog
-
+from core.logging import begin_run, end_run
 from runs.current import set_current_run
 from runs.middleware.base import RunMiddleware
 
@@ -23,21 +22,20 @@ class RequestContext(RunMiddleware):
         if run is None:
             return
         set_current_run(run)
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(
-            task_id=run.run_id,
-            task_name=run.task,
-            request_id=run.request_id,
-            tenant_id=run.tenant_id,
-            queue=run.queue,
-            attempt=run.attempt,
-            worker=broker.recorder.worker_id,
-        )
+        facts = {
+            "task_id": run.run_id,
+            "task_name": run.task,
+            "tenant_id": run.tenant_id,
+            "queue": run.queue,
+            "attempt": run.attempt,
+            "worker": broker.recorder.worker_id,
+        }
+        begin_run(run.request_id, facts)
 
     def after_run(self, broker: RunBroker, message: RunMessage, result: object, exception: BaseException | None) -> None:
         """Clears what was bound."""
         set_current_run(None)
-        structlog.contextvars.clear_contextvars()
+        end_run()
 
     def after_skip(self, broker: RunBroker, message: RunMessage) -> None:
         """Clears what was bound."""

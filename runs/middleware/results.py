@@ -3,8 +3,10 @@ it checks for exactly that class (worker.py: `type(m) is Results`), so it gets o
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
+from dramatiq import Middleware
 from dramatiq.results import ResultBackend, Results
 
 
@@ -15,5 +17,8 @@ class _NoBackend(ResultBackend):
 
 
 def results() -> Results:
-    """dramatiq's Results, storing nothing."""
-    return Results(backend=_NoBackend(), store_results=True)  # type: ignore[no-untyped-call]
+    """dramatiq's Results, storing nothing and hearing of no message."""
+    silent = Results(backend=_NoBackend(), store_results=True)  # type: ignore[no-untyped-call]
+    for signal in ("after_process_message", "after_skip_message", "after_nack"):
+        setattr(silent, signal, MethodType(getattr(Middleware, signal), silent))
+    return silent

@@ -146,7 +146,9 @@ def test_the_lock_is_installed_as_it_stands(made: Path) -> None:
     """What a package asks for is in the lock or nowhere: a newer release of it, published since, changes nothing."""
     wheel = made / "asking-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("asking-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: asking\nVersion: 1.0\nRequires-Dist: asked[extra]\n")
+        archive.writestr(
+            "asking-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: asking\nVersion: 1.0\nRequires-Dist: asked[extra]\n"
+        )
         archive.writestr("asking-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr("asking-1.0.dist-info/RECORD", "")
     lock = made / "requirements.lock"

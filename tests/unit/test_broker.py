@@ -15,6 +15,7 @@ from brokers.consumer import Verdict
 from brokers.message import Envelope
 from core.errors import InvalidInputError, NotFoundError, PermanentError, TenantError
 from core.ids import new_id
+from core.logging import run_facts
 from core.tenancy import SYSTEM, acting_as, bound_identity
 from runs.current import current_run
 from runs.enqueue import enqueue
@@ -61,7 +62,7 @@ def test_the_context_of_a_run_is_bound_while_it_runs_and_not_after(house: House)
     seen: list[Any] = []
 
     def look() -> None:
-        seen.extend([structlog.contextvars.get_contextvars(), bound_identity(), current_run(), threading.get_ident()])
+        seen.extend([{**run_facts(), **structlog.contextvars.get_contextvars()}, bound_identity(), current_run(), threading.get_ident()])
 
     declared = task(queue="default")(look)  # type: ignore[arg-type]
     run_id = house.enqueue(declared, identity=house.people.ann)
@@ -79,11 +80,11 @@ def test_the_context_of_a_run_is_bound_while_it_runs_and_not_after(house: House)
 
     class Between(dramatiq.Middleware):
         def before_process_message(self, broker: Any, message: Any) -> None:
-            after.extend([bound_identity(), current_run()])
+            after.extend([bound_identity(), current_run(), dict(run_facts())])
 
     house.broker.add_middleware(Between(), before=type(house.broker.middleware[3]))
     house.wait_for(house.enqueue(house.toys.add, x=1))
-    assert after == [None, None]
+    assert after == [None, None, {}]
 
 
 def test_a_run_without_a_tenant_or_with_another_one_is_refused_before_it_starts(house: House) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 import structlog
 
-from core.logging import configure_logging, get_logger, safe_text, where_it_was_raised
+from core.logging import begin_run, configure_logging, end_run, get_logger, safe_text, where_it_was_raised
 from core.tenancy import Identity, acting_as
 
 CANARY = "hunter2-canary"
@@ -60,6 +60,16 @@ def test_a_line_has_time_level_message_context_and_facts(lines: Callable[[], lis
         "email_id": "e1",
         "duration_ms": 12,
     }
+
+
+def test_a_runs_facts_stand_in_its_lines_and_in_no_later_one(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    begin_run("r1", {"task_id": "t1", "attempt": 2})
+    get_logger("x").info("inside", attempt=3)
+    end_run()
+    get_logger("x").info("outside")
+    inside, outside = lines()
+    assert (inside["task_id"], inside["request_id"], inside["attempt"]) == ("t1", "r1", 3)
+    assert not {"task_id", "request_id", "attempt"} & outside.keys()
 
 
 def test_a_librarys_line_takes_the_same_path(lines: Callable[[], list[dict[str, Any]]]) -> None:
