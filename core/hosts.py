@@ -7,6 +7,7 @@ address, so that neither a private address nor a second answer of the name serve
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import time
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class HostUnresolved(ConnectionFailed):
 SMTP_PORTS = {"plain": 25, "starttls": 587, "tls": 465}
 SMTP_SCHEMES = {"smtp": "plain", "smtp+starttls": "starttls", "smtps": "tls"}
 SMTP_TLS = {"none": "plain", "starttls": "starttls", "implicit": "tls"}
+_NAME_SERVER = re.compile(r"(?:(?P<four>[0-9.]+)|\[(?P<six>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +172,20 @@ def parse_smtp_url(text: str) -> SmtpServer:
         raise ValueError("must look like smtp+starttls://user:password@host:port (or smtps://, smtp://, ?tls=implicit|starttls|none)")
     username, password = (unquote(part) if part else None for part in (url.username, url.password))
     return SmtpServer(url.hostname, port or SMTP_PORTS[security], security, username, password)
+
+
+def parse_name_server(text: str) -> tuple[str, int]:
+    """The address and the port of `192.0.2.53`, `127.0.0.1:5353`, `[2001:db8::53]:53`. Raises ValueError for what is none."""
+    found = _NAME_SERVER.fullmatch(text)
+    if found is None or not 0 < int(found["port"] or 53) < 65_536:
+        raise ValueError("no address of a name server")
+    ip: IpAddress = ipaddress.IPv4Address(found["four"]) if found["four"] else ipaddress.IPv6Address(found["six"])
+    return str(ip), int(found["port"] or 53)
+
+
+def is_name_server(text: str) -> bool:
+    """Whether it is `system`, for the machine's own ones, or an address of one."""
+    try:
+        return text == "system" or bool(parse_name_server(text))
+    except ValueError:
+        return False

@@ -20,7 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import ConfigurationError
-from core.hosts import SmtpServer, parse_smtp_url
+from core.hosts import SmtpServer, is_name_server, parse_smtp_url
 
 log = logging.getLogger("mailroom.settings")
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,13 +34,13 @@ KeyRing = dict[str, bytes]
 
 LINK_BASE = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?")
 THUMBNAIL_SIZE = r"[1-9]\d{1,3}x[1-9]\d{1,3}"
-WELL_FORMED = {
+WELL_FORMED: dict[str, tuple[str | Callable[[str], bool], str]] = {
     "rabbitmq_url": (r"amqps?://.*", "must start with amqp:// or amqps://"),
     "redis_url": (r"(rediss?|unix)://.*", "must start with redis:// or rediss:// or unix://"),
     "rspamd_url": (r"https?://.*", "must start with http:// or https://"),
     "rspamd_controller_url": (r"https?://.*", "must start with http:// or https://"),
     "spamd_url": (r"(tcp:/)?/.*", "must start with tcp:// or /"),
-    "spam_dkim_dns": (r"system|[\d.]{7,15}(:\d+)?|\[[\da-f:.]+\](:\d+)?", "must be system or an address like 192.0.2.53:53 or [::1]"),
+    "spam_dkim_dns": (is_name_server, "must be system or an address like 192.0.2.53:53 or [::1]"),
     "system_sender": (
         r"[^<>@\s]+@[^<>@\s]+|[^<>@\r\n]*<[^<>@\s]+@[^<>@\s]+>",
         "must be an address, bare or with a name: Acme <noreply@acme.example>",
@@ -156,9 +156,9 @@ class Settings(BaseSettings):
     @field_validator(*WELL_FORMED)
     @classmethod
     def _well_formed(cls, value: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
-        pattern, sentence = WELL_FORMED[str(info.field_name)]
+        form, sentence = WELL_FORMED[str(info.field_name)]
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if text is not None and not re.fullmatch(pattern, text, re.DOTALL):
+        if text is not None and not (form(text) if callable(form) else re.fullmatch(form, text, re.DOTALL)):
             raise ValueError(sentence)
         return value
 

@@ -21,6 +21,7 @@ from runs.control import call_of, cursor_after, parse_cursor
 from runs.enqueue import record
 from runs.registry import get_task
 from runs.task import Task
+from storage.repositories.email_clients import EmailClients
 from storage.repositories.mail_views import MailViews
 from storage.repositories.spam_choices import SpamChoices
 from storage.repositories.spam_feedback import SpamFeedbacks
@@ -31,7 +32,9 @@ router = APIRouter(route_class=JsonRoute, tags=["spam"])
 
 @router.post("/api/email/messages/{message_id}/spam-feedback")
 def say(message_id: str, body: NewFeedback, request: HttpRequest, acting: ActingNow) -> FeedbackView:
-    """Say that a message is spam, or that it is not. Twice is fine; another opinion takes the place of the first."""
+    """Say that a message is spam, or that it is not. Twice is fine; another opinion takes the place of the first.
+
+    What is not spam and lies in Junk goes back to the inbox where its account moves spam to Junk."""
     tenant_id, settings = _tenant_of(acting), _settings(request)
     with acting.session() as session:
         message = MailViews(session).message(message_id)
@@ -43,6 +46,8 @@ def say(message_id: str, body: NewFeedback, request: HttpRequest, acting: Acting
             _learn(session, said.revision)
             if settings.spam_teach_engines and (settings.rspamd_url or settings.spamd_url):
                 _start(session, "teach_engines", {"email_id": message.id}, {})
+        if not body.spam:
+            _start_back(session, message.id)
         session.flush()
         return FeedbackView.of(feedback.of([message.id])[message.id])
 
@@ -132,6 +137,14 @@ async def backfill(body: Arguments, acting: ActingNow, response: Response, idemp
 def _learn(session: Session, revision: int) -> None:
     """One run for all that is said until it has begun, see `learn_soon` of the actors. It may be another user's."""
     _start(session, "learn_spam", {}, {"unique_key": f"learn:{revision}"})
+
+
+def _start_back(session: Session, message_id: str) -> None:
+    for each in SpamVerdicts(session).to_check([message_id]):
+        client = EmailClients(session).one(each.client_id)
+        if each.role == "junk" and client.imap_host and SpamChoices(session).moves_junk(client):
+            arguments: Arguments = {"email_client_id": client.id, "email_ids": [message_id]}
+            _start(session, "move_out_of_junk", arguments, {"unique_key": f"back:{message_id}"})
 
 
 def _start(session: Session, task: str, arguments: Arguments, options: Arguments) -> None:

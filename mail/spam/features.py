@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise, repeat
+from itertools import accumulate, chain, pairwise, repeat
 from zlib import crc32
 
 import numpy as np
@@ -36,6 +37,7 @@ _MAX_LOCAL_PART = 64
 _WORD = re.compile(rb"[a-z0\x80-\xff$']{2,24}")
 _LONGEST_WORD = 24
 _ONLY_WORDS = bytes(byte if _WORD.fullmatch(bytes([byte] * 2)) else 0x20 for byte in range(256))
+_ONE_LETTER = frozenset(bytes([byte]) for byte in range(256))
 _NEVER_THE_SAME = listed(
     "date subject dkim-signature arc-seal arc-message-signature message-id references in-reply-to x-google-dkim-signature content-type"
 )
@@ -59,14 +61,13 @@ class Features:
         """Those of all groups from this one on, little-endian, sorted."""
         return np.concatenate(self.groups[first:]).astype("<u4").tobytes()
 
-    def name_at(self, place: int) -> str:
-        """What a hash stands for in this message, by its place among those of all groups: `head:no:date`, `body:viag`."""
-        group = 0
-        while place >= len(self.groups[group]):
-            place -= len(self.groups[group])
-            group += 1
-        wanted = self.groups[group][place]
-        place = int((self.unsorted[group] == wanted).argmax())
+    def names_at(self, places: Sequence[int]) -> list[str]:
+        """What hashes stand for in this message, by their places among those of all groups: `head:no:date`, `body:viag`."""
+        starts = [0, *accumulate(map(len, self.groups))]
+        return [self._name(group := bisect_right(starts, place) - 1, place - starts[group]) for place in places]
+
+    def _name(self, group: int, place: int) -> str:
+        place = int((self.unsorted[group] == self.groups[group][place]).argmax())
         text = self.runs[group][place : place + _RUN] if group < len(self.runs) else self.tokens[group][place]
         return f"{GROUPS[group]}:{text.decode('utf-8', 'replace')}"
 
@@ -83,7 +84,7 @@ def read_features(view: View) -> Features:
     features = Features()
     subject, body = normal(view.subject), normal(view.shown[:BODY])
     features.runs = [_start(view), b" ".join(body.split())]
-    head, told = words_of(subject), frozenset(words_of(body))
+    head, told = words_of(subject), _vocabulary(body)
     features.words = told.union(head)
     features.tokens = [
         (),
@@ -124,6 +125,14 @@ def words_of(data: bytes) -> list[bytes]:
     if max(map(len, found), default=0) > _LONGEST_WORD:
         return _WORD.findall(data)
     return [word for word in found if len(word) > 1]
+
+
+def _vocabulary(data: bytes) -> frozenset[bytes]:
+    """The words of a text, each once: most come more than once, and only one of each is looked at."""
+    found = frozenset(data.translate(_ONLY_WORDS).split())
+    if max(map(len, found), default=0) > _LONGEST_WORD:
+        return frozenset(_WORD.findall(data))
+    return found - _ONE_LETTER
 
 
 def _start(view: View) -> bytes:

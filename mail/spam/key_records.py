@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 
+from core.hosts import parse_name_server
 from mail.spam.engines.engine import Breaker
 
 LOOKUP_SECONDS = 0.5
@@ -24,7 +25,6 @@ SHORTEST, LONGEST = 60.0, 3_600.0
 NO_RECORD_SECONDS, FAILED_SECONDS = 300.0, 30.0
 """That a name without a record, and a question without an answer, are not asked again."""
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62}\.)+[a-z0-9-]{1,63}")
-_PLACE = re.compile(r"\[?([0-9.]+|[0-9A-Fa-f:.]+(?=\]))\]?(?::(\d+))?")
 
 Ask = Callable[[str], tuple[bytes | None, float]]
 """The record of a name, or None where there is none, and for how many seconds that holds. Raises OSError where nobody answers."""
@@ -84,9 +84,8 @@ def _resolver(server: str) -> Ask | None:
     try:
         resolver = dns.resolver.Resolver(configure=server == "system")
         if server != "system":
-            place = _PLACE.fullmatch(server)
-            resolver.nameservers = [place.group(1) if place else server]
-            resolver.port = int(place.group(2) or 53) if place else 53
+            address, resolver.port = parse_name_server(server)
+            resolver.nameservers = [address]
     except (dns.resolver.NoResolverConfiguration, ValueError):
         return None
     resolver.lifetime, resolver.timeout = LOOKUP_SECONDS, LOOKUP_SECONDS / 2

@@ -91,7 +91,7 @@ def read_page(html: str) -> Page:
     page.has_script = "<script" in html.lower()
     html = _without_invisible(html)
     page.text = shown_text(_Scanner(html, page).scan())
-    if page.comments >= FEW or sum(name not in _KNOWN for name, _ in page.tags) >= FEW:
+    if page.comments >= FEW or len([name for name, _ in page.tags if name not in _KNOWN]) >= FEW:
         page.split_words = sum(1 for _ in _SPLIT.finditer(source))
     if not page.text.strip():  # what hides everything hides nothing: no reader would be sent such a page
         page.text = page.hidden
@@ -127,6 +127,8 @@ class _Scanner:
         self.hidden_by, self.depth = "", 0
         self.link: tuple[str, int] | None = None
         self.background = "ffffff"
+        self.known: dict[tuple[str, str], bool] = {}
+        """What was found of attributes before this background: most pages repeat a few over and over."""
 
     def scan(self) -> str:
         """The HTML without what is hidden."""
@@ -165,7 +167,11 @@ class _Scanner:
                 self._style(match, name, lower)
 
     def _style(self, match: re.Match[str], name: str, lower: str) -> None:
-        if _hides(lower, self.background):
+        key = (lower, self.background)
+        hides = self.known.get(key)
+        if hides is None:
+            hides = self.known[key] = _hides(*key)
+        if hides:
             self.pieces.append(self.html[self.position : match.start()])
             self.position = match.end()
             if name not in _CLOSED_EARLY:

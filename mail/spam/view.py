@@ -48,7 +48,7 @@ class View:
     html: str = ""
     page: Page = field(default_factory=Page)
     start: bytes = b""
-    """The first bytes of the body as it was sent; of one in base64, decoded."""
+    """The first bytes of the body as it was sent, but for how its lines end; of one in base64, decoded."""
     odd: dict[str, int] = field(default_factory=dict)
     """Of the shown text, see `mail.spam.typography`."""
     urls: list[str] = field(default_factory=list)
@@ -97,7 +97,7 @@ def _read(raw: bytes, view: View) -> None:
     bodies, view.attachments = body_leaves(view.leaves)
     view.text = _joined(bodies, "text/plain", view)
     view.html = _joined(bodies, "text/html", view)
-    view.start = body[:START]
+    view.start = body[: 2 * START].replace(b"\r\n", b"\n")[:START]
     if b"base64" in head[-2000:] or b"base64" in view.start:
         view.start = (view.text or view.html)[:START].encode("utf-8", "replace")
     if view.html:
@@ -155,6 +155,7 @@ def _joined(bodies: list[Leaf], content_type: str, view: View) -> str:
         if room <= 0:
             break
         text, is_certain = decode_text(leaf.content[: room * 4], leaf.charset)
+        text = text.replace("\r\n", "\n")
         if not is_certain:
             view.defects.add("charset")
         if len(text) > room:

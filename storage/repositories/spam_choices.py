@@ -15,7 +15,7 @@ from core.ids import is_id
 from mail.spam.senders import SenderLists, normalise_pattern
 from storage import mail_batches
 from storage.expressions import db_now
-from storage.models import SpamListEntry, SpamSettings, SpamWeights
+from storage.models import EmailClient, SpamListEntry, SpamSettings, SpamWeights
 from storage.repositories.base import Repository
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class SpamChoices(Repository):
             return found
         empty: dict[str, Any] = {"trusted_authserv_ids": [], "own_domains": [], "brands": {}}
         return SpamSettings(tenant_id=tenant_id, moves_junk=False, is_learning=True, **empty)
+
+    def moves_junk(self, client: EmailClient) -> bool:
+        """What the account wants or, where it says nothing, its tenant."""
+        return client.moves_junk if client.moves_junk is not None else self.settings(client.tenant_id).moves_junk
 
     def change(self, tenant_id: str, fields: dict[str, Any]) -> SpamSettings:
         """Sets what is given, of FIELDS."""

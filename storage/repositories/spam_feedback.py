@@ -14,7 +14,7 @@ from storage.models import EmailFolder, SpamFeedback
 from storage.repositories.base import Repository
 from storage.repositories.places import Move
 from storage.repositories.spam_choices import SpamChoices
-from storage.repositories.spam_verdicts import SpamVerdicts
+from storage.repositories.spam_verdicts import SpamVerdicts, has_twin_in
 
 REPLAYED = 2000
 """So many of a tenant's newest opinions are learned from."""
@@ -95,6 +95,15 @@ class SpamFeedbacks(Repository):
         for chunk in chunks(email_ids):
             rows = self.session.scalars(self._stored().where(SpamFeedback.email_id.in_(chunk), SpamFeedback.undone_at.is_(None)))
             found |= {row.email_id: row for row in rows}
+        return found
+
+    def called_wanted(self, email_ids: Sequence[str]) -> list[str]:
+        """Those of the messages that may leave Junk: somebody called them wanted, and no twin of them is in the inbox already."""
+        found: list[str] = []
+        for chunk in chunks(email_ids):
+            stands = (SpamFeedback.email_id.in_(chunk), SpamFeedback.undone_at.is_(None), ~SpamFeedback.is_spam)
+            mine = select(SpamFeedback.email_id).where(self._in_tenant(), *stands, ~has_twin_in("inbox", SpamFeedback))
+            found += self.session.scalars(mine)
         return found
 
     def unread(self, tenant_id: str, limit: int = 100) -> list[str]:

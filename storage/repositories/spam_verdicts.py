@@ -111,7 +111,13 @@ class SpamVerdicts(Repository):
             SpamFeedback.undone_at.is_(None),
         )
         for chunk in chunks(email_ids):
-            spam = (self.owns(SpamVerdict), SpamVerdict.email_id.in_(chunk), SpamVerdict.is_spam, ~wanted, ~_has_twin_in_junk())
+            spam = (
+                self.owns(SpamVerdict),
+                SpamVerdict.email_id.in_(chunk),
+                SpamVerdict.is_spam,
+                ~wanted,
+                ~has_twin_in("junk", SpamVerdict),
+            )
             statement = update(SpamVerdict).where(*spam).values(junked_at=db_now()).returning(SpamVerdict.email_id)
             marked += self.session.scalars(statement.execution_options(synchronize_session=False))
         return marked
@@ -158,14 +164,14 @@ class SpamVerdicts(Repository):
 _IN_FOLDER = (EmailFolder.tenant_id == EmailMessage.tenant_id) & (EmailFolder.id == EmailMessage.folder_id)
 
 
-def _has_twin_in_junk() -> ColumnElement[bool]:
-    """Of the message of a verdict."""
+def has_twin_in(role: str, row: type[SpamVerdict | SpamFeedback]) -> ColumnElement[bool]:
+    """Whether a folder of that role holds another copy of the message of a row."""
     twin, folder = aliased(EmailMessage), aliased(EmailFolder)
     named = (twin.message_id == EmailMessage.message_id) | (twin.message_id.is_(None) & (twin.sha256 == EmailMessage.sha256))
     same = (twin.tenant_id == EmailMessage.tenant_id) & (twin.client_id == EmailMessage.client_id) & (twin.id != EmailMessage.id) & named
-    inside = (folder.tenant_id == twin.tenant_id) & (folder.id == twin.folder_id) & (folder.role == "junk") & twin.vanished_at.is_(None)
-    mine = (EmailMessage.tenant_id == SpamVerdict.tenant_id) & (EmailMessage.id == SpamVerdict.email_id)
-    return exists().where(mine, same, inside).correlate(SpamVerdict)
+    inside = (folder.tenant_id == twin.tenant_id) & (folder.id == twin.folder_id) & (folder.role == role) & twin.vanished_at.is_(None)
+    mine = (EmailMessage.tenant_id == row.tenant_id) & (EmailMessage.id == row.email_id)
+    return exists().where(mine, same, inside).correlate(row)
 
 
 def address_of(sender: Mapping[str, Any] | None) -> str:

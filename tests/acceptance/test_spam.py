@@ -140,6 +140,9 @@ def test_spam_is_found_at_sync_moved_to_junk_and_what_people_say_of_it_is_learne
     feedback = ann.http.get("/api/spam/stats").json()["learning"]
     assert (feedback["hamCount"], feedback["isBehind"]) == (1, False)
 
+    eventually(lambda: mailbox.on_server("INBOX") == 2, "what is not spam is back in the inbox on the server")
+    assert (mailbox.on_server("Junk"), mailbox.folder_of(mailbox.message("suspended"))) == (0, "INBOX")
+
 
 def test_spam_stays_where_it_is_where_the_account_does_not_want_it_moved(dovecot: Dovecot, names: DnsServer, ann: Tenant) -> None:
     mailbox = new_mailbox(dovecot, names, ann, "kept", moves_junk=False)

@@ -134,6 +134,17 @@ def test_only_moves_to_and_from_junk_are_opinions(record: Record, anns: Anns) ->
         assert SpamFeedbacks(session).counts() == {"spam": 0, "ham": 2, "missed": 0, "false_positives": 1}
 
 
+def test_what_was_called_wanted_may_leave_junk_until_that_is_taken_back(record: Record, anns: Anns) -> None:
+    with record.session(anns.ann) as session:
+        feedback = SpamFeedbacks(session)
+        feedback.record(anns.tenant, {anns.two: True}, via="api", per_hour=10)
+        assert feedback.called_wanted([anns.one, anns.two, new_id()]) == [anns.one]
+        feedback.undo(anns.tenant, anns.one)
+        assert feedback.called_wanted([anns.one, anns.two]) == []
+        feedback.record(anns.tenant, {anns.two: False}, via="api", per_hour=10)
+        assert feedback.called_wanted([anns.one, anns.two]) == [anns.two]
+
+
 def test_the_store_tells_which_mail_moved_whichever_folder_is_seen_first(record: Record, anns: Anns) -> None:
     raw = letter("wanderer", number=7001)
     anns.store({3: raw})
@@ -209,6 +220,7 @@ READS: dict[str, Attempt] = {
     "is_spam": lambda s, a: MailViews(s).messages(None, None, None, is_spam=True),
     "feedback": lambda s, a: SpamFeedbacks(s).of([a.one]),
     "to_learn": lambda s, a: SpamFeedbacks(s).to_learn(a.tenant),
+    "called_wanted": lambda s, a: SpamFeedbacks(s).called_wanted([a.one]),
     "unread": lambda s, a: SpamFeedbacks(s).unread(a.tenant),
     "feedback counts": lambda s, a: SpamFeedbacks(s).counts()["ham"],
     "settings": lambda s, a: SpamChoices(s).settings(a.tenant).moves_junk,

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+import actors.junk
 import actors.spam
 import actors.sync
 from core.tenancy import Identity
 from storage.models import EmailFolder, EmailMessage, SpamFeedback, SpamVerdict, SpamWeights, TaskRun
 from storage.repositories.spam_choices import SpamChoices
+from storage.repositories.spam_feedback import SpamFeedbacks
 from tests.servers.dovecot import Dovecot
 from tests.unit.actor_world import Actors, acting
 from tests.unit.conftest import _migrated, record
@@ -113,6 +115,20 @@ def test_a_persons_move_is_an_opinion_and_is_learned(account: Account) -> None:
     assert said == {"letter 1": (True, False, "move"), "letter 2": (False, True, "move")}
     assert (weights.spam_count, weights.ham_count, weights.learned_revision) == (1, 1, weights.revision)
     assert account.stored() == {"letter 1": "Junk", "letter 2": "INBOX"}  # nobody's word is overruled
+
+
+def test_what_is_called_wanted_goes_back_to_the_inbox_and_keeps_its_identity(account: Account) -> None:
+    account.dovecot.deliver(account.user, letter(2, SPAMMER))
+    account.sync()
+    account.run_waiting()
+    before = account.ids()
+    with account.world.record.session(account.ann) as session:
+        SpamFeedbacks(session).record(account.ann.tenant_id, {before["letter 2"]: False}, via="api", per_hour=10)
+    with account.world.attempt(account.ann):
+        assert actors.junk.move_out_of_junk(account.client, [before["letter 2"]])["moved_count"] == 1
+    assert account.on_server("INBOX") == ["letter 2"]
+    account.sync()
+    assert (account.ids(), account.stored(), account.run_waiting()) == (before, {"letter 2": "INBOX"}, [])
 
 
 def test_a_mailbox_that_was_never_checked_is_read_over_one_connection(account: Account) -> None:

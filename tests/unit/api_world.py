@@ -53,6 +53,10 @@ def learn_spam() -> None:
     """Stand in for the real one."""
 
 
+def move_out_of_junk(email_client_id: EmailClientId, email_ids: list[str]) -> None:
+    """Stand in for the real one."""
+
+
 def teach_engines(email_id: EmailId) -> None:
     """Stand in for the real one."""
 
@@ -102,7 +106,7 @@ class World:
         dramatiq.set_broker(self.broker)
         for function, queue in ((add, Queue.DEFAULT), (nothing, Queue.DEFAULT), (sync_emails, Queue.SYNC), (send_email, Queue.SEND)):
             task(queue=queue)(function)
-        for spam in (learn_spam, teach_engines, check_mailbox_spam):
+        for spam in (learn_spam, teach_engines, move_out_of_junk, check_mailbox_spam):
             task(queue=Queue.SPAM)(spam)
         with self.system() as session:
             session.add(Tenant(id=SYSTEM_TENANT, name="system"))

@@ -250,7 +250,7 @@ def test_openapi_lists_each_task_with_its_own_arguments(world: World) -> None:
     assert schemas["add_arguments"]["properties"]["x"]["type"] == "integer"
     body = document["paths"]["/api/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["discriminator"]["mapping"]["sync_emails"] == "#/components/schemas/sync_emails_request"
-    assert len(body["oneOf"]) == 7
+    assert len(body["oneOf"]) == 8
     assert schemas["add_request"]["properties"]["task"]["const"] == "add"
     assert "args" not in schemas["nothing_request"]["required"]
     sync = document["paths"]["/api/email/sync"]["post"]["requestBody"]["content"]["application/json"]["schema"]

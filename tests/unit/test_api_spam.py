@@ -11,7 +11,7 @@ from core.clock import now
 from core.ids import new_id
 from core.tenancy import Identity
 from mail.spam.verdict import Indicator, Severity, Verdict
-from storage.models import EmailMessage, SpamFeedback, SpamVerdict, SpamWeights, TaskRun
+from storage.models import EmailClient, EmailFolder, EmailMessage, SpamFeedback, SpamVerdict, SpamWeights, TaskRun
 from storage.repositories.spam_verdicts import SpamVerdicts
 from storage.repositories.tenants import ApiKeys, Tenants
 from tests.unit.api_world import Account, World, world
@@ -72,6 +72,44 @@ def test_feedback_is_kept_once_and_starts_one_run_to_learn(world: World) -> None
     other = world.post(feedback_path(world.acme), json={"spam": True}).json()
     assert (other["spam"], world.count(SpamFeedback), len(runs(world))) == (True, 1, 1)
     assert world.get(f"/api/email/messages/{world.acme.message_id}").json()["spamFeedback"] is True
+
+
+def put_in(world: World, role: str, *, moves_junk: bool | None = True) -> None:
+    """Acme's message into a folder of that role, of an account that moves spam to Junk."""
+    with world.system() as session:
+        message = session.get_one(EmailMessage, world.acme.message_id)
+        session.get_one(EmailFolder, message.folder_id).role = role
+        session.get_one(EmailClient, message.client_id).moves_junk = moves_junk
+
+
+def moving_back(world: World) -> list[Any]:
+    with world.system() as session:
+        runs = [run for run in session.query(TaskRun) if run.task == "move_out_of_junk"]
+        return [(run.args["email_ids"], run.tenant_id, run.unique_key) for run in runs]
+
+
+def test_what_is_not_spam_and_lies_in_junk_starts_back_to_the_inbox_once(world: World) -> None:
+    put_in(world, "junk")
+    assert world.post(feedback_path(world.acme), json={"spam": True}).status_code == 200
+    assert moving_back(world) == []
+    for _ in range(2):
+        assert world.post(feedback_path(world.acme), json={"spam": False}).status_code == 200
+    message = world.acme.message_id
+    assert moving_back(world) == [([message], world.acme.tenant_id, f"back:{message}")]
+
+
+@pytest.mark.parametrize(("role", "moves_junk"), [("inbox", True), ("trash", True), ("junk", False), ("junk", None)])
+def test_nothing_starts_back_from_elsewhere_or_where_spam_is_not_moved(world: World, role: str, moves_junk: bool | None) -> None:
+    put_in(world, role, moves_junk=moves_junk)
+    assert world.post(feedback_path(world.acme), json={"spam": False}).status_code == 200
+    assert moving_back(world) == []
+
+
+def test_an_account_that_says_nothing_follows_its_tenant_also_on_the_way_back(world: World) -> None:
+    put_in(world, "junk", moves_junk=None)
+    world.call("PUT", "/api/spam/settings", json={"movesJunk": True})
+    assert world.post(feedback_path(world.acme), json={"spam": False}).status_code == 200
+    assert len(moving_back(world)) == 1
 
 
 def test_feedback_said_while_an_earlier_one_is_learned_gets_a_run_of_its_own(world: World) -> None:

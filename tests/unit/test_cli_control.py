@@ -80,7 +80,7 @@ def test_runs_are_listed_by_what_they_are_doing(world: World, invoke: Invoke) ->
     assert "due in" in invoke("tasks", "scheduled").stdout
     nothing = invoke("tasks", "active", "--queue", "sync")
     assert (nothing.stdout, nothing.stderr.startswith("None.")) == ("", True)
-    assert len(rows(invoke("tasks", "registered"))) == 7
+    assert len(rows(invoke("tasks", "registered"))) == 8
 
 
 def test_more_than_a_page_is_fetched_page_after_page(world: World, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import random
 import subprocess
@@ -27,6 +28,7 @@ from mail.spam.page import read_page
 from mail.spam.verdict import Context, Severity, Verdict
 from mail.spam.view import MAX_BYTES, MAX_TEXT, read_view
 from tests.unit import mail_corpus
+from tests.unit.spam_archives import packed_7z, seven_list
 from tests.unit.spam_mail import letter, page, with_file, zipped
 from tests.unit.test_mail_malformed import CASES as MALFORMED
 
@@ -58,6 +60,13 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "archives in archives": lambda: with_file("a.zip", MATRYOSHKA),
     "an archive that grows": lambda: with_file("a.zip", zipped([("a", b"\0" * 50_000_000), ("b", b"\0" * 60_000_000)])),
     "an archive with 5,000 files": lambda: with_file("a.zip", zipped([(f"{number}.txt", b"") for number in range(5000)])),
+    "a hundred archives with long lists": lambda: letter(
+        b"--b\r\nContent-Disposition: attachment; filename=a.7z\r\nContent-Transfer-Encoding: base64\r\n\r\n%b\r\n"
+        % base64.encodebytes(packed_7z(seven_list(["a" * 100] * 1200)))
+        * 100
+        + b"--b--",
+        "multipart/mixed; boundary=b",
+    ),
     "half an archive": lambda: with_file("a.zip", zipped([("a.exe", b"x" * 1000)])[:90]),
     "words without end": lambda: letter("a" * 60_000 + " " + "a." * 30_000),
     "gaps without end": lambda: letter("v i a g r a " * 5_000),
@@ -135,6 +144,15 @@ def test_the_letters_of_the_demo_are_left_alone() -> None:
 
 def test_a_dangerous_attachment_makes_a_letter_more_suspicious() -> None:
     assert check(with_file("invoice.pdf.exe", b"MZ")).score > check(with_file("invoice.pdf", b"%PDF-1.4 a")).score + 0.05
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_how_lines_end_says_nothing(number: int) -> None:
+    """Over IMAP and SMTP a line ends with two characters, in what is learned from and in many a mailbox file with one."""
+    source = make(12, 31)[number][0].replace(b"\r\n", b"\n")
+    kept, sent = check(source), check(source.replace(b"\n", b"\r\n"))
+    assert (sent.logit, sent.hashes) == (kept.logit, kept.hashes)
+    assert {each.code for each in sent.indicators} == {each.code for each in kept.indicators}
 
 
 def test_the_same_bytes_give_the_same_verdict_in_another_process() -> None:

@@ -10,6 +10,7 @@ import pytest
 from mail.spam.check import NOTHING_KNOWN, judge
 from mail.spam.indicators.table import INDICATORS, found, sentence
 from mail.spam.verdict import MAX_EVIDENCE, Context
+from tests.unit.spam_archives import new_file, new_rar
 from tests.unit.spam_mail import HEAD, TEXT, letter, page, with_file, zipped
 
 AUTH = "Authentication-Results"
@@ -18,6 +19,7 @@ FAILED = "mx.acme.example; spf=fail smtp.mailfrom=x.example; dkim=fail (bad) hea
 PASSED = "mx.acme.example; spf=pass smtp.mailfrom=x.example; dkim=pass; dmarc=pass"
 BOMB = zipped([("a.txt", b"\0" * 101_000_000)])
 LONG = " ".join(["river garden"] * 30)
+NEW_RAR = new_rar(new_file("a.txt"))
 OFFICE = [("[Content_Types].xml", b"<x/>"), ("word/document.xml", b"<x/>")]
 RAR = b"Rar!\x1a\x07\x00" + b"\0\0\x73\x80\x00" + b"\0" * 20
 RAR_OPEN = b"Rar!\x1a\x07\x00" + b"\0\0\x73\x00\x00" + b"\0" * 20
@@ -71,6 +73,7 @@ CASES: list[tuple[str, bytes, bytes]] = [
         with_file("a.jar", zipped([("b.class", b"x")])),
     ),
     ("nested_archive", with_file("a.zip", zipped([("b.zip", zipped([("c.txt", b"x")]))])), with_file("a.zip", zipped([("zip.txt", b"x")]))),
+    ("unlisted_archive", with_file("a.rar", NEW_RAR[:-9]), with_file("a.rar", NEW_RAR)),
     ("archive_bomb", with_file("a.zip", BOMB), with_file("a.zip", zipped([("a.txt", b"\0" * 1_000_000)]))),
     ("attachment_type_mismatch", with_file("a.pdf", b"PK\x03\x04 no pdf"), with_file("a.pdf", b"\n%PDF-1.7 is one")),
     ("hidden_text", page(f'<div style="display:none">{LONG}</div>'), page('<div style="display:none">Your order is on its way</div>')),

@@ -227,3 +227,21 @@ def test_nobody_is_asked_unless_the_operator_names_a_name_server(server: DnsServ
     assert load_settings(spam_dkim_dns="system").spam_dkim_dns == "system"
     with pytest.raises(ConfigurationError, match="SPAM_DKIM_DNS: must be system or an address"):
         load_settings(spam_dkim_dns="dns.example")
+
+
+@pytest.mark.parametrize("text", ["192.0.2.53", "127.0.0.1:5353", "[2001:db8::53]", "[::1]:53"])
+def test_a_name_server_is_an_address_with_or_without_a_port(text: str) -> None:
+    assert load_settings(spam_dkim_dns=text).spam_dkim_dns == text
+    assert key_records(text) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "999.0.0.1", "1.2.3", "1.2.3.4.5", "192.0.2.53:0", "192.0.2.53:65536", "192.0.2.53:", "192.0.2.53 ", "1.2.3.4:٥٣", "[1.2.3.4]",
+        "2001:db8::53", "[2001:db8::53", "[2001:db8:::53]", "[::1]53", "[fe80::1%eth0]", "System",
+    ],
+)  # fmt: skip
+def test_what_is_no_name_server_stops_the_start_and_does_not_mean_off(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^SPAM_DKIM_DNS: must be system or an address like 192\.0\.2\.53:53 or \[::1\]\.$"):
+        load_settings(spam_dkim_dns=text)

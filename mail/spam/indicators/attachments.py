@@ -7,14 +7,14 @@ import re
 import zipfile
 from collections.abc import Iterator
 
-from mail.mime_parts import Leaf
+from mail.spam.archives.listing import MAX_ENTRIES, Listing
+from mail.spam.archives.recognise import list_archive
 from mail.spam.indicators.table import found
 from mail.spam.verdict import Indicator
 from mail.spam.view import View
 from mail.spam.wordlists import listed
 
 MAX_ATTACHMENTS = 100
-MAX_ENTRIES = 2_000
 MAX_INNER = 4 * 1024 * 1024
 """Bytes of an archive inside an archive that is looked into."""
 MAX_DEPTH = 3
@@ -32,7 +32,11 @@ _HARMLESS_LOOK = listed("pdf doc docx xls xlsx ppt pptx txt jpg jpeg png gif mp3
 _MACRO = listed("docm dotm xlsm xltm xlam pptm potm ppam")
 _ARCHIVES = listed("zip rar 7z gz tgz bz2 xz tar arj lzh ace cab z")
 _PAGES = listed("htm html shtml xhtml svg mht mhtml")
+_OFFICE = "[Content_Types].xml"
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_SURE = frozenset({"rar", "7z"})
+"""Names of archives that are looked for behind whatever stands before them."""
+_NOT_TO_BE_LOOKED_INTO = frozenset({"jar", "apk"})
 _MAGICS = {"pdf": (b"%PDF",), "jpg": (b"\xff\xd8",), "jpeg": (b"\xff\xd8",), "png": (b"\x89PNG",), "gif": (b"GIF8",), "zip": (b"PK",)}
 _SPACED = re.compile(r"\s{5,}\.?\w{2,4}$")
 
@@ -49,7 +53,9 @@ def attachments(view: View) -> Iterator[Indicator]:
 def _findings(view: View) -> Iterator[tuple[str, str]]:
     for leaf in view.attachments[:MAX_ATTACHMENTS]:
         yield from _named(leaf.filename, leaf.content_type, leaf.content)
-        yield from _inside(leaf)
+        for code, evidence in _inside(leaf.content, leaf.filename, 1):
+            if code != "unlisted_archive" or "truncated" not in view.notes:  # what was cut may have been cut by us
+                yield code, evidence
     for name in view.late_names[:MAX_ATTACHMENTS]:
         yield from _named(name, "", b"")
 
@@ -79,12 +85,15 @@ def _named(name: str, content_type: str, content: bytes) -> Iterator[tuple[str, 
         yield "attachment_type_mismatch", name
 
 
-def _inside(leaf: Leaf) -> Iterator[tuple[str, str]]:
-    content = leaf.content
+def _inside(content: bytes, name: str, depth: int) -> Iterator[tuple[str, str]]:
     if content[:4] == b"PK\x03\x04":
-        yield from _zip(content, leaf.filename, 1)
-    elif content[:7] == b"Rar!\x1a\x07\x00" and len(content) > 20 and int.from_bytes(content[10:12], "little") & 0x80:
-        yield "encrypted_archive", leaf.filename  # RAR 4: the header's flag for encrypted headers
+        yield from _zip(content, name, depth)
+        return
+    listing = list_archive(content, is_named_so=depth == 1 and extension(name) in _SURE)
+    if listing is not None:
+        yield from _listed(listing, name, len(content))
+        if listing.is_cut and not listing.is_encrypted:
+            yield "unlisted_archive", name
 
 
 def _zip(content: bytes, name: str, depth: int) -> Iterator[tuple[str, str]]:
@@ -93,26 +102,32 @@ def _zip(content: bytes, name: str, depth: int) -> Iterator[tuple[str, str]]:
         entries = archive.infolist()[:MAX_ENTRIES]
     except Exception:  # a damaged archive is no archive
         return
-    unpacked = sum(each.file_size for each in entries)
-    if unpacked > 100_000_000 and unpacked > BOMB * len(content):
-        yield "archive_bomb", name
     names = [each.filename for each in entries]
-    if any(each.flag_bits & 1 for each in entries):
+    listing = Listing(names, sum(each.file_size for each in entries), is_encrypted=any(each.flag_bits & 1 for each in entries))
+    yield from _listed(listing, name, len(content))
+    if _OFFICE in names:
+        return
+    for entry in [each for each in entries if extension(each.filename) in _ARCHIVES][:3]:
+        if depth < MAX_DEPTH:
+            yield from _inside(_member(archive, entry), name, depth + 1)
+
+
+def _listed(listing: Listing, name: str, size: int) -> Iterator[tuple[str, str]]:
+    """Of an archive of whatever kind, of that many bytes."""
+    if listing.unpacked > 100_000_000 and listing.unpacked > BOMB * size:
+        yield "archive_bomb", name
+    if listing.is_encrypted:
         yield "encrypted_archive", name
-    if "[Content_Types].xml" in names:  # an Office document, not an archive
-        if any(each.endswith("vbaProject.bin") for each in names):
+    if _OFFICE in listing.names:  # an Office document, not an archive
+        if any(each.endswith("vbaProject.bin") for each in listing.names):
             yield "macro_document", name
         return
-    dangerous = [each for each in names if is_dangerous(each)]
-    if dangerous and extension(name) not in {"jar", "apk"}:
-        yield "dangerous_in_archive", f"{name}: {dangerous[0]}"
-    inner = [each for each in entries if extension(each.filename) in _ARCHIVES]
-    if inner:
-        yield "nested_archive", f"{name}: {inner[0].filename}"
-    for entry in inner[:3]:
-        data = _member(archive, entry)
-        if depth < MAX_DEPTH and data[:4] == b"PK\x03\x04":
-            yield from _zip(data, name, depth + 1)
+    dangerous = next(filter(is_dangerous, listing.names), None)
+    if dangerous is not None and extension(name) not in _NOT_TO_BE_LOOKED_INTO:
+        yield "dangerous_in_archive", f"{name}: {dangerous}"
+    inner = next((each for each in listing.names if extension(each) in _ARCHIVES), None)
+    if inner is not None:
+        yield "nested_archive", f"{name}: {inner}"
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

@@ -45,6 +45,7 @@ INDICATORS: dict[str, tuple[Severity, str]] = {
     "encrypted_archive": (MEDIUM, "An attached archive is encrypted, so that no scanner can look inside."),
     "dangerous_in_archive": (HIGH, "An attached archive holds a file that runs when it is opened."),
     "nested_archive": (LOW, "An attached archive holds archives."),
+    "unlisted_archive": (LOW, "An attached archive does not show all that it holds."),
     "archive_bomb": (HIGH, "An attached archive would grow beyond all measure."),
     "attachment_type_mismatch": (LOW, "An attachment is something else than its name says."),
     # what it says
@@ -81,8 +82,10 @@ INDICATORS: dict[str, tuple[Severity, str]] = {
 def found(code: str, evidence: str = "") -> Indicator:
     """An indicator with its evidence made harmless: one line, no control characters, at most MAX_EVIDENCE characters."""
     severity, _ = INDICATORS[code]
-    cleaned = " ".join("".join(char if char.isprintable() else " " for char in evidence[: MAX_EVIDENCE * 4]).split())
-    return Indicator(code, severity, cleaned[:MAX_EVIDENCE])
+    shown = evidence[: MAX_EVIDENCE * 4]
+    if not shown.isprintable():
+        shown = "".join(char if char.isprintable() else " " for char in shown)
+    return Indicator(code, severity, " ".join(shown.split())[:MAX_EVIDENCE])
 
 
 def sentence(code: str) -> str:
