@@ -39,7 +39,7 @@ class EmittingBroker(dramatiq.Broker):
                 hear(self, *args, **kwargs)
             except MiddlewareError:
                 raise
-            except Exception:
+            except Exception:  # one middleware's fault is neither the run's nor the others'
                 self.logger.critical(FAILURE, name, getattr(hear, "__self__", hear), exc_info=True)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
@@ -48,7 +48,7 @@ class EmittingBroker(dramatiq.Broker):
         for hear in self._hearing[name] if name in self._hearing else self.who_hears(name, reversed(self.middleware)):
             try:
                 hear(self, *args, **kwargs)
-            except Exception:
+            except Exception:  # one middleware's fault is neither the run's nor the others'
                 self.logger.critical(FAILURE, name, getattr(hear, "__self__", hear), exc_info=True)
 
     def who_hears(self, name: str, middleware: Iterable[Middleware] | None = None) -> Hearing:
