@@ -23,8 +23,8 @@ from runs.publication import publish_after_commit
 from runs.registry import check_arguments, has_resources, resources_in, secrets_of
 from runs.secrets import keep_secrets, masked
 from runs.task import Call, Task
+from storage import dispatch
 from storage.deferred import defer, deferred, may_defer
-from storage.dispatch import PUBLISH_GRACE_SECONDS
 from storage.engine import identity_of, session_scope
 from storage.followers import has_members
 from storage.outcomes import NewRow
@@ -65,7 +65,7 @@ def record(session: Session, call: Call[Any, Any], arguments: dict[str, Any]) ->
     for argument, kind, row_id in resources_in(task, checked):
         resources.require(argument, kind, row_id)
     run = replace(new_run(call, masked(task, checked), tenant_id, user_id), mail_host=task.mail_host(session, checked))
-    recorded = TaskRuns(session).insert(run, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
+    recorded = TaskRuns(session).insert(run, dispatch.PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
     if recorded.is_new:
         keep_secrets(session, task, tenant_id, {recorded.run_id: checked})
     publish_after_commit(session, task.broker, run, [recorded])
@@ -139,7 +139,7 @@ def record_checked(
             for place in places
         ]
         part = replace(run, mail_host=mail_host)
-        new = TaskRuns(session).insert_many(part, rows, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
+        new = TaskRuns(session).insert_many(part, rows, dispatch.PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
         publish_after_commit(session, call.task.broker, part, new)
         recorded |= {place: each.run_id for place, each in zip(places, new, strict=True)}
     return [recorded[place] for place in range(len(checked))]

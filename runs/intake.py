@@ -17,8 +17,8 @@ from core.settings import get_settings
 from runs.current import current_run
 from runs.gatherer import Gatherer
 from runs.publication import Publication, publish_after_commit
+from storage import dispatch
 from storage.accept import PLAIN
-from storage.dispatch import PUBLISH_GRACE_SECONDS
 from storage.engine import session_scope
 from storage.intake import PostgresIntake
 from storage.outcomes import NewRow
@@ -64,7 +64,7 @@ class Intake(Gatherer[Runs, None]):
     def _recorded(self, runs: Runs) -> list[Recorded]:
         window = get_settings().tenant_window
         if self._prepared is not None:
-            return self._prepared.accept(runs, PUBLISH_GRACE_SECONDS, window)
+            return self._prepared.accept(runs, dispatch.PUBLISH_GRACE_SECONDS, window)
         with session_scope(system=True, engine=self.engine) as session:
             return recorded_portably(session, runs, window)
 
@@ -77,7 +77,7 @@ def recorded_portably(session: Session, runs: Runs, window: int) -> list[Recorde
     recorded: dict[int, Recorded] = {}
     for theirs in places.values():
         rows = [NewRow(runs[place].run_id, runs[place].args, runs[place].request_id or runs[place].run_id) for place in theirs]
-        found = TaskRuns(session).insert_many(runs[theirs[0]], rows, PUBLISH_GRACE_SECONDS, window)
+        found = TaskRuns(session).insert_many(runs[theirs[0]], rows, dispatch.PUBLISH_GRACE_SECONDS, window)
         recorded |= zip(theirs, found, strict=True)
     return [recorded[place] for place in range(len(runs))]
 
@@ -102,7 +102,7 @@ class Gathering:
     def join(self, session: Session, connection: Connection) -> None:
         """In the session's transaction, as if they had been enqueued in it from the first."""
         for run in self._runs:
-            recorded = insert_run(connection, run, PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
+            recorded = insert_run(connection, run, dispatch.PUBLISH_GRACE_SECONDS, get_settings().tenant_window)
             assert recorded is not None, "a new id is nobody's"
             publish_after_commit(session, self._broker, run, [recorded])
 

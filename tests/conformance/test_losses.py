@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-import runs.enqueue
 from brokers.message import Envelope
 from storage import dispatch
 from storage.claims import claim_suspect
@@ -37,7 +36,6 @@ def lost_worker_claims(world: World, run_id: str) -> None:
 
 def test_messages_lost_on_the_broker_are_published_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "PUBLISH_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(runs.enqueue, "PUBLISH_GRACE_SECONDS", 0.2)
     ids = [world.enqueue(world.toys.add, x=number) for number in range(5)]
     world.publish_all()
     wait_until(lambda: world.wire.depth("default") == 5)
@@ -50,7 +48,6 @@ def test_messages_lost_on_the_broker_are_published_again(world: World, monkeypat
 
 def test_messages_that_only_wait_long_are_not_published_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "PUBLISH_GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(runs.enqueue, "PUBLISH_GRACE_SECONDS", 0.1)
     first = world.run(world.enqueue(world.toys.add, x=0))
     world.enqueue(world.toys.add, x=1)
     world.publish_all()
@@ -62,7 +59,6 @@ def test_messages_that_only_wait_long_are_not_published_again(world: World, monk
 
 def test_only_the_missing_messages_are_published_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "PUBLISH_GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(runs.enqueue, "PUBLISH_GRACE_SECONDS", 0.1)
     lost = world.enqueue(world.toys.add, x=0)
     world.publish_all()
     wait_until(lambda: world.wire.depth("default") == 1)

@@ -69,7 +69,7 @@ def many(world: World, number: int) -> list[str]:
 
 
 def test_nothing_of_a_paused_queue_starts_and_all_of_it_runs_once_when_it_is_resumed(world: World) -> None:
-    ids = many(world, 500)
+    ids = many(world, 2000)
     world.publish_all()
     assert {world.run(ids[0]).publish_at is None, world.run(ids[-1]).publish_at is None} == {True, False}  # published and held
     world.start_worker()
@@ -77,16 +77,16 @@ def test_nothing_of_a_paused_queue_starts_and_all_of_it_runs_once_when_it_is_res
     paused_at = pause(world, "queue", "default")
     wait_until(lambda: set(waiting(world)) == {"pause"})
     world.drained()
-    late = world.enqueue(world.toys.add, x=500)
+    late = world.enqueue(world.toys.add, x=2000)
     other = world.enqueue(world.toys.urgent, text="another queue")
     assert world.wait_for(other).state == "SUCCESS"
     assert set(started_after(world, paused_at)) == {other}
     paused = world.run(late)
     assert (paused.state, paused.waiting_for, paused.publish_at, paused.attempt) == ("PENDING", "pause", None, 0)
-    assert 20 < len(world.toys.ran) < 500
+    assert 20 < len(world.toys.ran) < 2000
     resume(world, "queue", "default")
     wait_until(lambda: not waiting(world) and set(how_they_ended(world)) == {("SUCCESS", 1)}, 30.0)
-    assert how_they_ended(world) == {("SUCCESS", 1): 502}
+    assert how_they_ended(world) == {("SUCCESS", 1): 2002}
     assert {world.toys.calls[run_id] for run_id in (*ids, late)} == {1}
 
 

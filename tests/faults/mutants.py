@@ -15,7 +15,6 @@ from typing import Any
 
 from brokers.message import Outgoing
 from brokers.rabbitmq.publisher import RabbitPublisher
-from runs import enqueue
 from runs.relay import Relay
 from storage import dispatch
 from storage.engine import system_connection
@@ -81,8 +80,7 @@ def mutate() -> None:
 def hurry() -> None:
     """FAULTS_GRACE (seconds): look for lost messages sooner than a production would, where a test has minutes and not hours."""
     if grace := os.environ.get("FAULTS_GRACE"):
-        for module in (enqueue, dispatch):
-            _replace(module, "PUBLISH_GRACE_SECONDS", float(grace))
+        _replace(dispatch, "PUBLISH_GRACE_SECONDS", float(grace))
 
 
 def bear_a_false_clock() -> None:

@@ -29,7 +29,7 @@ class Chaos:
     """How much of it. `drop_share` of the mails lose their connection, half of them after the dot; `delay` (s) is the server's for each
     mail, half of it before the dot. The kills are spread over the mails, at least `seconds_between` (give or take half) apart."""
 
-    mails: int = 240
+    mails: int = 480
     kills: int = 4
     seconds_between: float = 0.7
     drop_share: float = 0.08
