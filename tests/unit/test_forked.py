@@ -61,7 +61,7 @@ class Family:
 
     def pids(self, word: str) -> list[int]:
         lines = [line.split() for line in self._said.read_text().splitlines()]
-        return [int(line[1]) for line in lines if line[0] == word and len(line) == 2]
+        return [int(line[1]) for line in lines if line[:1] == [word] and len(line) == 2]
 
     def says(self, word: str, number: int) -> list[int]:
         assert until(lambda: len(self.pids(word)) >= number), self._said.read_text()
