@@ -137,7 +137,7 @@ class RedisConsumer(threading.Thread):
 
     def subscribe(self, queue: str) -> None:
         """See BrokerConsumer."""
-        self._queues = by_urgency([*self._queues, queue])
+        self._queues.append(queue)  # in one step: a thread for each queue says so at the same moment, and none may be forgotten
 
     def run(self) -> None:
         """Pops and delivers until stopped."""
@@ -185,7 +185,7 @@ class RedisConsumer(threading.Thread):
 
     def _pop(self, room: int) -> None:
         """BLMPOP takes from the first key that has any: the most urgent queue, in it the highest priority."""
-        queues = list(self._queues)
+        queues = by_urgency(list(self._queues))
         self._polls += 1
         if self._polls % LOW_FIRST_EVERY == 0:
             queues.reverse()

@@ -78,7 +78,7 @@ class StubConsumer(threading.Thread):
 
     def subscribe(self, queue: str) -> None:
         """See BrokerConsumer."""
-        self._queues = [*self._queues, queue]
+        self._queues.append(queue)
 
     def run(self) -> None:
         """Delivers until stopped."""

@@ -114,6 +114,7 @@ class RabbitConsumer(RabbitLink):
         self._prefetch = prefetch
         self._queues: list[str] = []
         self._channels: dict[str, _Channel] = {}
+        self._asked_for: set[str] = set()  # queues that have a channel, or will have one in a moment
         self._to_settle: collections.deque[Settlement] = collections.deque()
         self._outbox = self._new_outbox()
         self._paused = False
@@ -121,14 +122,9 @@ class RabbitConsumer(RabbitLink):
 
     def subscribe(self, queue: str) -> None:
         """See BrokerConsumer."""
-
-        def add() -> None:
-            if queue not in self._channels:
-                self._open_channel(queue)
-
         self._queues.append(queue)
-        if self.ready.is_set():
-            self.call_soon(add)
+        if self.ready.is_set():  # else `on_open` finds it; at that very moment both may
+            self.call_soon(partial(self._open_channel, queue))
 
     def settle(self, settled: Iterable[Settlement]) -> None:
         """See BrokerConsumer."""
@@ -165,6 +161,7 @@ class RabbitConsumer(RabbitLink):
     def on_lost(self) -> None:
         """Forgets the channels; late settlements of their deliveries find them closed."""
         self._channels.clear()
+        self._asked_for.clear()
         self._to_settle.clear()
 
     def on_blocked(self) -> None:
@@ -184,6 +181,11 @@ class RabbitConsumer(RabbitLink):
         return _Outbox(self, self._flush, max(1, self._prefetch // 4))
 
     def _open_channel(self, queue: str) -> None:
+        """One for each queue: a second one would be paused and settled by nobody."""
+        if queue in self._asked_for:
+            return
+        self._asked_for.add(queue)
+
         def opened(channel: Any) -> None:
             channel.add_on_close_callback(closed)
             channel.add_on_cancel_callback(lambda _frame: channel.close())  # the queue was deleted; declare it again
@@ -194,6 +196,7 @@ class RabbitConsumer(RabbitLink):
         def closed(channel: Any, reason: object) -> None:
             self.connection.forget(channel.channel_number)
             self._channels.pop(queue, None)
+            self._asked_for.discard(queue)
             if self.connection.is_open:
                 log.warning("rabbitmq_channel_closed", queue=queue, reason=str(reason))
                 self.call_later(REOPEN_SECONDS, partial(self._open_channel, queue))

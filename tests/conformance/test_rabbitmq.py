@@ -96,6 +96,10 @@ def depth(channel: BlockingChannel, queue: str) -> int:
     return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
+def consumers(channel: BlockingChannel, queue: str) -> int:
+    return int(channel.queue_declare(queue, passive=True).method.consumer_count)
+
+
 def put(channel: BlockingChannel, *bodies: bytes, **properties: object) -> None:
     for body in bodies:
         channel.basic_publish("", QUEUE, body, pika.BasicProperties(delivery_mode=2, **properties))
@@ -360,6 +364,21 @@ def test_two_connections_serve_a_process(rabbitmq: RabbitMq, channel: BlockingCh
     assert len(rabbitmq.ctl("list_connections", "pid").split()) == before + 2
     for link in (consumer, publisher):
         link.stop()
+    for queue in ("toys2", "toys3"):
+        for name in (queue, f"{queue}.XQ"):
+            channel.queue_delete(name)
+
+
+def test_a_queue_has_one_consumer_although_it_is_asked_for_twice_at_once(
+    consume: Maker, rabbitmq: RabbitMq, channel: BlockingChannel
+) -> None:
+    consuming = consume()
+    wait_until(consuming.consumer.ready.is_set)
+    for queue in ("toys2", "toys2", "toys3"):
+        consuming.consumer.subscribe(queue)
+    wait_until(lambda: is_there(rabbitmq, "toys3") and consumers(channel, "toys3") == 1)  # the last of them
+    assert consumers(channel, "toys2") == 1
+    consuming.consumer.stop()
     for queue in ("toys2", "toys3"):
         for name in (queue, f"{queue}.XQ"):
             channel.queue_delete(name)

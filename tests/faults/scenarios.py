@@ -281,10 +281,17 @@ def worker_cut_off(trial: Trial) -> None:
     ground = trial.ground
     with FaultProxy(ground.postgres.port) as link:
         worker = ground.start_worker(None, {"DATABASE_URL": through(link, ground.mailroom.environment["DATABASE_URL"])})
-        runs = [trial.enqueue("lingers", seconds=4.0) for _ in range(8)]
-        eventually(lambda: len(trial.executions_of(*runs)) == len(runs), "all of them begin", 20)
-        robbed = [execution.run_id for execution in trial.executions_of(*runs) if execution.pid == worker.pid]
-        assert robbed, "the worker that is to be cut off got nothing to do"
+        runs: list[str] = []
+        robbed: list[str] = []
+
+        def have_begun() -> bool:
+            return len(trial.executions_of(*runs)) == len(runs)
+
+        while not robbed:  # it lives, but it may not consume yet
+            assert len(runs) < 40, "the worker that is to be cut off got nothing to do"
+            runs.extend(trial.enqueue("lingers", seconds=4.0) for _ in range(8))
+            eventually(have_begun, "all of them begin", 20)
+            robbed = [execution.run_id for execution in trial.executions_of(*runs) if execution.pid == worker.pid]
         link.refuse()
         trial.begun(robbed[0], 2, timeout=45)
         link.heal()
