@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from core.settings import ROOT
 from tests.acceptance.installation import Program, clean_environment, eventually
 
 TEXT = "hello world 0123456789"
+OURS = "ours"  # the queue of `Brokers`, by which its program knows what it is to measure
 START_SECONDS = 60.0
 PRODUCE_SECONDS = 600.0
 POOL = "32"
@@ -132,6 +134,36 @@ class Mailroom:
 
 
 @dataclass
+class Brokers:
+    """`brokers/` alone under the stock Worker: nothing is recorded. See bench/transport_app.py."""
+
+    name: str
+    bench: Workbench
+
+    def reset(self) -> None:
+        """No messages, no marks."""
+        delete_queues(self.bench.rabbitmq.url, [OURS, dead_letter_queue(OURS)])
+        self.bench.marks.clear()
+
+    def start(self, processes: int, threads: int, queues: int) -> list[Program]:
+        """One queue, whatever is asked for."""
+        return [self._run("work", str(threads)) for _ in range(processes)]
+
+    def produce(self, word: str, *words: str) -> dict[str, Any]:
+        """Only `fill`, and only with the no-op."""
+        assert (word, *words[:1]) == ("fill", "noop")
+        return answer_of(self._run(word, words[-1]), self.bench)
+
+    def _run(self, word: str, count: str) -> Program:
+        log = self.bench.installation.directory / f"{self.name}-{word}-{time.monotonic_ns()}.log"
+        command = [sys.executable, "-m", "bench.transport_app", word, OURS, self.bench.rabbitmq.url, count]
+        environment = clean_environment(LOG_LEVEL="WARNING", **{DIRECTORY: str(self.bench.marks.directory)})
+        program = Program(command, log=log, env=environment)
+        self.bench.installation.programs.append(program)
+        return program
+
+
+@dataclass
 class Other:
     """A peer, in its own environment."""
 
@@ -211,13 +243,14 @@ MAILROOM: dict[str, dict[str, str]] = {
     "mailroom-broker": {"CLAIM_AHEAD": "0", "TENANT_WINDOW": "1000000000"},
 }
 """`-broker`: every run has its message; else what is behind a lone tenant's window is claimed straight from the record."""
+BROKERS = "brokers"
 AGAIN = "-again"
 """Appended to a name: the same once more, for a control that shows the noise."""
 
 
 def known_systems() -> list[str]:
     """All names."""
-    return [*MAILROOM, *PEERS]
+    return [*MAILROOM, BROKERS, *PEERS]
 
 
 def system(name: str, bench: Workbench) -> System:
@@ -225,4 +258,4 @@ def system(name: str, bench: Workbench) -> System:
     plain = name.removesuffix(AGAIN)
     if plain in MAILROOM:
         return Mailroom(name, bench, MAILROOM[plain])
-    return Other(name, bench, PEERS[plain])
+    return Brokers(name, bench) if plain == BROKERS else Other(name, bench, PEERS[plain])

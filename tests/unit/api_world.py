@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dramatiq
@@ -86,10 +89,27 @@ class Account:
         return {"Authorization": f"Bearer {self.key}"}
 
 
+@dataclass
+class Furnished:
+    """A database that was made and filled once, to be copied for each world, and who lives there."""
+
+    directory: TemporaryDirectory[str]  # vanishes with the process
+    acme: Account
+    globex: Account
+    admin_key: str
+    ann_key: str
+
+    @property
+    def database(self) -> Path:
+        return Path(self.directory.name) / "test.db"
+
+
 class World:
     """Everything, and short ways to ask."""
 
     def __init__(self, directory: Path) -> None:
+        furnished = _furnished()
+        shutil.copy(furnished.database, directory / "test.db")
         self.settings = Settings(
             _env_file=None,
             database_url=SecretStr(f"sqlite:///{directory / 'test.db'}"),
@@ -99,7 +119,6 @@ class World:
             credential_encryption_key=SecretStr(KEY),
         )
         self.engine: Engine = make_engine(self.settings.database)
-        Base.metadata.create_all(self.engine)
         self.stub = StubBroker()
         encoder = MessageEncoder({"k1": b"0" * 32})
         self.broker = RunBroker(Parts(lambda: self.engine, lambda: encoder, lambda: self.stub, lambda *_: []))
@@ -108,13 +127,8 @@ class World:
             task(queue=queue)(function)
         for spam in (learn_spam, teach_engines, move_out_of_junk, check_mailbox_spam):
             task(queue=Queue.SPAM)(spam)
-        with self.system() as session:
-            session.add(Tenant(id=SYSTEM_TENANT, name="system"))
-            session.flush()
-            self.acme = _account(session, "acme", "Ann")
-            self.globex = _account(session, "globex", "Gus")
-            self.admin_key = ApiKeys(session).create(SYSTEM_TENANT, "admin", is_admin=True)
-            self.ann_key = ApiKeys(session).create(self.acme.tenant_id, "ann's", user_id=self.acme.user_id)
+        self.acme, self.globex = furnished.acme, furnished.globex
+        self.admin_key, self.ann_key = furnished.admin_key, furnished.ann_key
         self.app: FastAPI = create_app(self.settings, self.engine)
         self.http = TestClient(self.app, raise_server_exceptions=False)
 
@@ -200,6 +214,21 @@ def _account(session: Session, name: str, user_name: str) -> Account:
     session.add(OutboundRecipient(**owner, email_id=outbound.id, address="bob@example.test"))
     session.flush()
     return Account(tenant.id, user.id, key, client.id, folder.id, message.id, outbound.id)
+
+
+@cache
+def _furnished() -> Furnished:
+    directory: TemporaryDirectory[str] = TemporaryDirectory(prefix="furnished")
+    engine = make_engine(f"sqlite:///{directory.name}/test.db")
+    Base.metadata.create_all(engine)
+    with session_scope(system=True, engine=engine) as session:
+        session.add(Tenant(id=SYSTEM_TENANT, name="system"))
+        session.flush()
+        acme, globex = _account(session, "acme", "Ann"), _account(session, "globex", "Gus")
+        admin_key = ApiKeys(session).create(SYSTEM_TENANT, "admin", is_admin=True)
+        ann_key = ApiKeys(session).create(acme.tenant_id, "ann's", user_id=acme.user_id)
+    engine.dispose()
+    return Furnished(directory, acme, globex, admin_key, ann_key)
 
 
 @pytest.fixture
