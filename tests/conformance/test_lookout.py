@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from core.clock import now
 from core.ids import new_id
 from storage import lives
-from storage.engine import system_connection
+from storage.engine import system_connection, untenanted_connection
 from storage.lives import WORKER_LOST_SECONDS
 from storage.lookout import Lookout
 from storage.models import TaskRun, WorkerProcess
@@ -50,3 +50,15 @@ def run_held_by(record: Record, worker_id: str) -> None:
             TaskRun(id=new_id(), tenant_id=tenant_id, task="t", queue="default", args={}, state=State.STARTED, worker_id=worker_id,
                     attempt=1, fence=1, max_attempts=3)
         )  # fmt: skip
+
+
+def test_a_heart_beats_in_a_transaction_of_its_own_and_leaves_the_connection_as_it_was(record: Record) -> None:
+    for state in ("running", "stopping"):  # a new row, and the same again
+        with untenanted_connection(record.engine) as connection:
+            lives.heartbeat(connection, lives.Heartbeat("a", "host", 1, 8, ["default"], state, None))
+    with system_connection(record.engine) as connection:
+        assert connection.scalars(select(WorkerProcess.state)).all() == ["stopping"]
+        connection.execute(delete(WorkerProcess))
+        connection.rollback()
+    with system_connection(record.engine) as connection:
+        assert connection.scalars(select(WorkerProcess.state)).all() == ["stopping"]
