@@ -82,7 +82,6 @@ class RunBroker(EmittingBroker):
         self._intake: Intake | None = None
         self._lock = threading.Lock()
         self._worker: dramatiq.Worker | None = None
-        self.work_queue: WorkQueue
         self._housekeepers: list[Housekeeper] = []
         self.life: Life
         self._relay: Relay | None = None
@@ -186,7 +185,7 @@ class RunBroker(EmittingBroker):
         engine = self._parts.get_engine()
         self._worker = worker
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        worker.work_queue = self.work_queue = WorkQueue(worker.worker_threads)  # type: ignore[assignment]
+        worker.work_queue = WorkQueue()  # type: ignore[assignment]
         queues = sorted(worker.consumer_whitelist or self.queues)
         hooks = replace(self.relay_hooks(engine), on_held=self._tell_of_held, on_suspects=self._offer_to_be_alone)
         self._relay = Relay(engine, self.publisher, self._parts.window, hooks)
@@ -212,7 +211,6 @@ class RunBroker(EmittingBroker):
     def quiet(self) -> None:
         """Nothing new starts; what is held unclaimed goes back to its broker."""
         self.life.state = "stopping"
-        self.work_queue.wake()
         for consumer in self.consumers:
             consumer.pause()
         self.recorder.stop_claiming()

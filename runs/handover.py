@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -17,9 +15,6 @@ from runs.retry import handed_back
 if TYPE_CHECKING:
     from runs.broker import RunBroker
 
-ASLEEP_SECONDS = 60.0
-_GET_UP = object()
-
 
 class QueueConsumer(Consumer):
     """Nothing comes this way; it is how the Worker hands runs back."""
@@ -28,7 +23,6 @@ class QueueConsumer(Consumer):
         self._broker = broker
         self._queue_name = queue_name
         self._timeout = timeout
-        self._closing = broker.work_queue.closing
 
     def __iter__(self) -> QueueConsumer:
         # Not earlier: ConsumerThread.consumer is set only after consume(), and a run that ended before could not be settled.
@@ -37,8 +31,7 @@ class QueueConsumer(Consumer):
         return self
 
     def __next__(self) -> None:
-        if self._closing.wait(ASLEEP_SECONDS):
-            time.sleep(self._timeout)  # the thread only has to notice that it is to stop
+        time.sleep(self._timeout)  # the thread only has to notice pause and stop
 
     def ack(self, message: MessageProxy) -> None:
         """The worker thread is free; the broker is told after the outcome is committed."""
@@ -58,35 +51,9 @@ class QueueConsumer(Consumer):
 
 
 class WorkQueue(Inbox[Any]):
-    """Claimed runs on their way to a thread, in the recorder's order. The rest is what Worker.join and stop expect.
-
-    A thread that waits here is asleep until there is a run or the worker is about to stop, for dramatiq's own time-out (once a second
-    in each thread) is for noticing that only.
-    """
+    """Claimed runs on their way to a thread, in the recorder's order. The rest is what Worker.join and stop expect."""
 
     unfinished_tasks = 0
-
-    def __init__(self, threads: int) -> None:
-        super().__init__()
-        self.closing = threading.Event()
-        self._threads = threads
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """See Inbox."""
-        is_asleep = block and timeout is not None and not self.closing.is_set()
-        item = super().get(block, ASLEEP_SECONDS if is_asleep else timeout)
-        if item is not _GET_UP:
-            return item
-        if block:
-            raise queue.Empty
-        return self.get(block)
-
-    def wake(self) -> None:
-        """The worker is about to stop: from now on all threads look for that as often as dramatiq has it."""
-        if not self.closing.is_set():
-            self.closing.set()
-            for _ in range(self._threads):
-                self.put(_GET_UP)
 
     def task_done(self) -> None: ...
 

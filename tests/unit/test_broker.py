@@ -127,7 +127,6 @@ def test_a_worker_beats_while_its_threads_live_and_no_longer(house: House) -> No
         (row,) = Workers(session).alive()  # it comes back by itself
         session.delete(row)
     worker.workers[0].stop()
-    house.broker.work_queue.wake()
     worker.workers[0].join()
     house.broker.life.beat()
     with house.session() as session:
