@@ -61,6 +61,7 @@ def die_with(parent: int) -> None:
 
 
 def _in_child(main: Callable[[], int], parent: int) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the supervisor's (cli/supervisor.py) is of no use here
     os.setsid()  # Ctrl-C reaches the supervisor alone, which stops in order
     die_with(parent)
     sys.exit(main())

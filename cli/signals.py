@@ -18,20 +18,25 @@ class Told:
     """
 
     def __init__(self) -> None:
-        self._queue: Inbox[None] = Inbox()
+        self._queue: Inbox[bool] = Inbox()
 
     def set(self) -> None:
         """From now on, whoever waits goes on."""
-        self._queue.put(None)
+        self._queue.put(True)
+
+    def wake(self) -> None:
+        """Whoever waits goes on, once; it is not set by that."""
+        self._queue.put(False)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether it was set within so many seconds. Stays set."""
         try:
-            self._queue.get(timeout=timeout)
+            is_set = self._queue.get(timeout=timeout)
         except queue.Empty:
             return False
-        self._queue.put(None)
-        return True
+        if is_set:
+            self._queue.put(True)
+        return is_set
 
 
 def stop_signal() -> Told:

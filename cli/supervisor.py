@@ -23,6 +23,8 @@ from core.settings import ROOT
 
 log = get_logger(__name__)
 POLL_SECONDS = 0.1
+TOLD_SECONDS = 5.0
+"""How often to look where the kernel tells of an end anyway."""
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 STEADY_SECONDS = 30.0
 RETIRED = 75
@@ -109,19 +111,18 @@ class Supervisor:
     def __init__(self, children: Sequence[Child]) -> None:
         self.children = list(children)
         self._stopping = Told()
+        self._hears_of_ends = False
 
     def start(self) -> None:
         """Starts all of them."""
         for child in self.children:
             child.spawn()
 
-    def run(self, on_poll: Callable[[], None] | None = None) -> None:
+    def run(self) -> None:
         """Watches until `stop_soon`, then stops all. Raises nothing a child does."""
         try:
-            while not self._stopping.wait(POLL_SECONDS):
+            while not self._stopping.wait(self._pause()):
                 self.poll()
-                if on_poll is not None:
-                    on_poll()
         finally:
             self.stop()
 
@@ -151,9 +152,18 @@ class Supervisor:
             child.stop()
 
     def handle_signals(self) -> None:
-        """SIGTERM and SIGINT stop in order; a second one is no reason to leave children behind."""
+        """SIGTERM and SIGINT stop in order; a second one is no reason to leave children behind. SIGCHLD tells of a child's end."""
         for number in STOP_SIGNALS:
             signal.signal(number, lambda _number, _frame: self.stop_soon())
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: self._stopping.wake())
+        self._hears_of_ends = True
+
+    def _pause(self) -> float:
+        """How long there is nothing to do, unless a child ends."""
+        if not self._hears_of_ends:
+            return POLL_SECONDS
+        restarts = [child.due_at - time.monotonic() for child in self.children if child.due_at]
+        return max(0.0, min([TOLD_SECONDS, *restarts]))
 
     @staticmethod
     def _schedule_restart(child: Child) -> None:

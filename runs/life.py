@@ -28,7 +28,7 @@ from runs.process_key import key_of
 from runs.recorder import Recorder
 from runs.relay import Chore
 from storage import lives
-from storage.engine import relay_connection, system_connection
+from storage.engine import relay_connection, untenanted_connection
 from storage.states import Ending
 
 log = get_logger(__name__)
@@ -91,7 +91,7 @@ class Life:
             state,
             key_of(os.getpid()),
         )
-        with system_connection(self._engine) as connection:
+        with untenanted_connection(self._engine) as connection:
             lives.heartbeat(connection, beat)
         if self._lifespan.max_memory is not None and resident_bytes() > self._lifespan.max_memory:
             self.retire("max_memory")

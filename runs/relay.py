@@ -24,9 +24,10 @@ from runs.releases import Releases
 from runs.retry import lost
 from runs.task import Task
 from storage import dispatch, lives
-from storage.dispatch import Lookout, Publishable, ToDo
+from storage.dispatch import Publishable
 from storage.engine import relay_connection
 from storage.lives import WORKER_LOST_SECONDS, LostRun
+from storage.lookout import Lookout, ToDo
 from storage.outcomes import Outcome
 from storage.states import State
 
@@ -34,9 +35,12 @@ log = get_logger(__name__)
 Chore = tuple[Callable[[], None], float]
 """What to do, and how many seconds after its end it is due again."""
 ATTEND_SECONDS = 1.0
-LOOK_AFTER_SECONDS = 3.0
+LOOK_AFTER_SECONDS = 2.0
+LOST_SECONDS = 3.0
 LOST_BATCH = 1000
 NOT_BY_ITSELF = 86_400.0
+TOGETHER_SECONDS = 0.05
+"""A housekeeper that gets up for one chore does those that are due so soon, too."""
 WOKEN_SECONDS = 0.02
 """However often somebody wakes a housekeeper, so much time passes between the end of the first chore and its next turn."""
 
@@ -94,7 +98,7 @@ class Relay:
 
         Two: a broker that keeps the sender waiting must not keep runs of dead workers waiting, too.
         """
-        self._sender = Housekeeper((self.dispatch, NOT_BY_ITSELF), (self._publish_lost_if_any, LOOK_AFTER_SECONDS))
+        self._sender = Housekeeper((self.dispatch, NOT_BY_ITSELF), (self._publish_lost_if_any, LOST_SECONDS))
         return [self._sender, Housekeeper((self.attend, ATTEND_SECONDS), (self._look_after_patiently, LOOK_AFTER_SECONDS))]
 
     def admitter(self) -> Housekeeper:
@@ -161,9 +165,9 @@ class Relay:
             self.admission.admit()
 
     def _look_after_patiently(self) -> None:
-        """No rescue by missing heartbeats until the database was there for as long as a heart may pause: while it was away nobody's
-        heart could beat, and living workers would be robbed of what they are running."""
-        if self._steady_since is not None:
+        """If the last look saw somebody gone. No rescue by missing heartbeats until the database was there for as long as a heart may
+        pause: while it was away nobody's heart could beat, and living workers would be robbed of what they are running."""
+        if self._steady_since is not None and self._todo is not None and _is_anybody_gone(self._todo):
             self.look_after(trust_hearts=time.monotonic() - self._steady_since >= WORKER_LOST_SECONDS)
 
     def look_after(self, *, trust_hearts: bool = True) -> None:
@@ -231,6 +235,10 @@ class Relay:
         return relay_connection(self._engine)
 
 
+def _is_anybody_gone(todo: ToDo) -> bool:
+    return todo.orphans or any(is_gone(key) for key in (todo.process_keys or "").splitlines())
+
+
 def _what_becomes(run: LostRun) -> Outcome:
     """By the policy of its task, and by its queue's where this process does not know the task."""
     known = dramatiq.get_broker().actors.get(run.message.task)
@@ -262,9 +270,9 @@ class Housekeeper(threading.Thread):
                     return
                 when, chore, every = self._due[0]
                 self._due[0] = (min(when, when - every + WOKEN_SECONDS), chore, every)
+                now = time.monotonic()
             except queue.Empty:
-                pass
-            now = time.monotonic()
+                now = time.monotonic() + TOGETHER_SECONDS
             self._due = [self._done(chore, every) if when <= now else (when, chore, every) for when, chore, every in self._due]
 
     def wake(self) -> None:

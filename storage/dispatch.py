@@ -1,4 +1,4 @@
-"""The statements of the relay: what there is to do, what is due, what may have been lost, what is held, what expired.
+"""The statements of the relay: what is due, what may have been lost, what is held, what expired. What there is to do at all: lookout.py.
 
 All of them are safe with any number of relays at once: rows are taken with SKIP LOCKED (SQLite has one writer anyway), and a
 run that two relays publish is claimed once. Every one is answered from a partial index (docs/queries.md has the plans).
@@ -9,21 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, exists, func, literal, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, text, tuple_, update
 
 from storage import postgres
 from storage.accept import level_of
-from storage.barriers import is_limited, is_paused, is_unswept
-from storage.engine import relay_connection
+from storage.barriers import is_limited, is_paused
 from storage.expressions import db_now, db_now_plus, seconds_after
-from storage.models import Limit, Pause, TaskRun, WebhookDelivery
-from storage.models.runs import HELD, LIMITED, LIMITED_BY_HOST, PUBLISHED
-from storage.models.webhooks import NOT_STARTED
+from storage.models import TaskRun
+from storage.models.runs import HELD, PUBLISHED
 from storage.outcomes import HeldLane
-from storage.postgres import Prepared
 from storage.states import WAITING, Ending, State, WaitingFor
 from storage.webhook_events import note_revoked
 
@@ -62,73 +58,6 @@ MESSAGE_COLUMNS = (
 IS_WAITING = TaskRun.state.in_(sorted(WAITING))
 NOT_ON_A_BROKER = or_(TaskRun.waiting_for.is_(None), TaskRun.waiting_for.in_([WaitingFor.ETA, WaitingFor.BROKER]))
 ON_A_BROKER = TaskRun.waiting_for == WaitingFor.QUEUE
-
-
-@dataclass(frozen=True, slots=True)
-class ToDo:
-    """Which of the relay's chores would find something."""
-
-    due: bool
-    lost: bool
-    held: bool
-    suspects: bool
-    limited: bool
-    paused: bool
-    followers: bool
-    expired: bool
-    overrun: bool
-    unswept: bool
-    deliveries: bool
-
-
-class Lookout:
-    """Looks what there is to do. For one thread; on PostgreSQL over a connection of its own, one round trip and no planning: an idle
-    relay costs next to nothing."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._prepared: Prepared | None = None
-        if engine.dialect.name == "postgresql":
-            statement = _look().compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True})
-            self._prepared = Prepared(engine, f"PREPARE mailroom_look AS {statement}")
-
-    def look(self) -> ToDo:
-        """Raises what the driver raises when the database is away."""
-        if self._prepared is None:
-            with relay_connection(self._engine) as connection:
-                return ToDo(*connection.execute(_look()).one())
-        try:
-            with self._prepared.cursor() as cursor:
-                cursor.execute("EXECUTE mailroom_look")
-                return ToDo(*cursor.fetchone())
-        except Exception:  # whatever it was, the next look begins with a new connection; the caller hears of it
-            self._prepared.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the connection."""
-        if self._prepared is not None:
-            self._prepared.close()
-
-
-@cache
-def _look() -> Select[Any]:
-    is_due = and_(TaskRun.publish_at <= db_now(), IS_WAITING, ~TaskRun.is_suspect)
-    conditions = (
-        and_(is_due, NOT_ON_A_BROKER),
-        and_(is_due, ON_A_BROKER),
-        and_(text(HELD)),
-        and_(text("is_suspect"), IS_WAITING, TaskRun.publish_at <= db_now()),
-        text(LIMITED),
-        text("waiting_for = 'pause'"),
-        text("waiting_for = 'run'"),
-        and_(TaskRun.expires_at <= db_now(), text("state IN ('PENDING', 'RETRY')")),
-        has_overrun(),
-    )
-    wanted: list[Any] = [exists(select(literal(1)).select_from(TaskRun).where(condition)) for condition in conditions]
-    wanted[4] = or_(wanted[4], exists(select(literal(1)).select_from(TaskRun).where(text(LIMITED_BY_HOST))))
-    unswept = or_(*[exists(select(literal(1)).where(is_unswept(barrier))) for barrier in (Pause, Limit)])
-    return select(*wanted, unswept, exists(select(literal(1)).select_from(WebhookDelivery).where(text(NOT_STARTED))))
 
 
 def has_overrun() -> ColumnElement[bool]:

@@ -18,7 +18,8 @@ from storage.postgres import Prepared
 from storage.repositories.runs import NewRun, Recorded
 
 # $1 the runs, $2 the window, $3 the grace. How each waits is decided as storage/accept.py does it for one. Rows are compared whole, so
-# that only the index over published runs will do: that over `publish_at` holds every delayed run, too.
+# that only the index over published runs will do: that over `publish_at` holds every delayed run, too. And one held run is looked for by
+# LIMIT: an EXISTS may be answered from a hash of all that are held.
 _ACCEPT = """
     PREPARE mailroom_accept (jsonb, int, double precision) AS
     WITH new AS (
@@ -34,9 +35,9 @@ _ACCEPT = """
                       AND (run.queue, run.tenant_id) >= (lane.queue, lane.tenant_id)
                       AND (run.queue, run.tenant_id) <= (lane.queue, lane.tenant_id)
                     ORDER BY run.queue, run.tenant_id LIMIT $2) front) AS crowd,
-               EXISTS (SELECT 1 FROM task_runs run
-                       WHERE run.waiting_for = 'queue' AND run.publish_at IS NULL AND run.queue = lane.queue
-                         AND run.tenant_id = lane.tenant_id) AS has_held
+               (SELECT true FROM task_runs run
+                WHERE run.waiting_for = 'queue' AND run.publish_at IS NULL AND run.queue = lane.queue
+                  AND run.tenant_id = lane.tenant_id LIMIT 1) IS NOT NULL AS has_held
         FROM (SELECT DISTINCT queue, tenant_id FROM new) lane
     ), waits AS (
         SELECT new.*, lane.crowd + new.nth - 1 AS ahead, NOT lane.has_held AND lane.crowd + new.nth <= $2 AS has_room,

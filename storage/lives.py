@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, insert, literal, or_, select, update
 from sqlalchemy import delete as sql_delete
 
 from storage.claims import write_outcomes
@@ -70,6 +70,12 @@ def may_be_alone(connection: Connection, worker_id: str) -> bool:
     return connection.execute(mine.values(state=ALONE)).rowcount > 0
 
 
+def has_orphans() -> ColumnElement[bool]:
+    """A heart has stopped, or a run is held by no worker that there is: then `rescue_orphans` finds something."""
+    is_any_silent = exists(select(literal(1)).select_from(WorkerProcess).where(_is_silent()))
+    return or_(is_any_silent, exists(select(literal(1)).select_from(TaskRun).where(_is_orphan())))
+
+
 def process_keys(connection: Connection) -> dict[str, str]:
     """Worker id to process key, of the workers that have one."""
     rows = connection.execute(select(WorkerProcess.id, WorkerProcess.process_key).where(WorkerProcess.process_key.is_not(None)))
@@ -83,12 +89,11 @@ def rescue_orphans(
 
     Without `trust_hearts` only of those that are certainly gone: while the database was away nobody's heart could beat.
     """
-    stopped = WorkerProcess.heartbeat_at < db_now_plus(-WORKER_LOST_SECONDS)
-    is_lost = or_(WorkerProcess.id.in_(list(gone)), stopped) if trust_hearts else WorkerProcess.id.in_(list(gone))
+    is_lost = or_(WorkerProcess.id.in_(list(gone)), _is_silent()) if trust_hearts else WorkerProcess.id.in_(list(gone))
     connection.execute(sql_delete(WorkerProcess).where(is_lost))
     orphans = connection.execute(
         select(*MESSAGE_COLUMNS, TaskRun.fence, TaskRun.max_attempts, TaskRun.ending, TaskRun.worker_id)
-        .where(TaskRun.state == State.STARTED, or_(TaskRun.worker_id.is_(None), TaskRun.worker_id.not_in(select(WorkerProcess.id))))
+        .where(_is_orphan())
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     ).all()
@@ -101,6 +106,14 @@ def rescue_orphans(
     outcomes = {run_id: decide(run) for run_id, run in lost.items()}
     written = write_outcomes(connection, list(outcomes.values()))
     return [(lost[run_id].message, outcomes[run_id]) for run_id in written]
+
+
+def _is_silent() -> ColumnElement[bool]:
+    return WorkerProcess.heartbeat_at < db_now_plus(-WORKER_LOST_SECONDS)
+
+
+def _is_orphan() -> ColumnElement[bool]:
+    return and_(TaskRun.state == State.STARTED, or_(TaskRun.worker_id.is_(None), TaskRun.worker_id.not_in(select(WorkerProcess.id))))
 
 
 def mark_overrun(connection: Connection) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -214,3 +215,24 @@ def test_tenants_stay_apart(world: World) -> None:
     with world.session(world.people.gus) as session:
         mine = list(session.scalars(select(TaskRun.id).where(TaskRun.tenant_id == world.people.gus.tenant_id)))
     assert len(mine) == 4
+
+
+def test_accepting_reads_one_held_run_however_many_there_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenant's backlog must not slow down everybody's calls; the plan is made while hardly anything waits, and kept."""
+    prepared = world.broker.intake._prepared
+    if prepared is None:
+        return  # SQLite plans every statement anew
+    settings = get_settings().model_copy(update={"tenant_window": 1})
+    monkeypatch.setattr(intake, "get_settings", lambda: settings)
+    for x in range(20):
+        world.enqueue(world.toys.add, x=x)
+    plain = {"task": "t", "queue": "default", "priority": 5, "args": {}, "max_attempts": 3}
+    lone = json.dumps([{"place": 0, "id": new_id(), "tenant_id": world.people.acme.tenant_id, **plain}])
+    with prepared._prepared.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("EXPLAIN (ANALYZE, COSTS OFF) EXECUTE mailroom_accept (%s, 1, 30)", [lone])
+        plan = [line for (line,) in cursor.fetchall()]
+        cursor.execute("ROLLBACK")
+    held = [line for line in plan if "ix_task_runs_held" in line]
+    assert held
+    assert all("rows=1 " in line for line in held), plan

@@ -13,9 +13,9 @@ from core.settings import get_settings
 from core.tenancy import Identity
 from runs.webhooks.signature import new_secret
 from storage.claims import write_outcomes
-from storage.dispatch import Lookout
 from storage.engine import new_session, system_connection
 from storage.event_types import EVENTS
+from storage.lookout import Lookout
 from storage.models import OutboundEmail, OutboundRecipient, TaskRun, Webhook, WebhookDelivery
 from storage.outcomes import Outcome
 from storage.record import open_record

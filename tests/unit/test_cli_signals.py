@@ -37,6 +37,12 @@ def test_it_stays_set_and_a_timeout_says_so() -> None:
     assert [told.wait(0), told.wait(), told.wait(0.1)] == [True, True, True]
 
 
+def test_who_waits_may_be_woken_without_its_being_set() -> None:
+    told = Told()
+    told.wake()
+    assert [told.wait(60), told.wait(0)] == [False, False]
+
+
 def test_it_wakes_who_waits() -> None:
     told = Told()
     threading.Timer(0.05, told.set).start()

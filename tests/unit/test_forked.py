@@ -55,7 +55,7 @@ class Family:
     def __init__(self, directory: Path, children: str) -> None:
         self.gate = directory / "gate"
         self._said = directory / "said"
-        with self._said.open("wb") as output:
+        with self._said.open("ab") as output:  # what two say at the same moment is not written over each other
             command = [sys.executable, "-c", PROGRAM, children, str(self.gate)]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
 

@@ -136,20 +136,26 @@ def test_one_child_s_end_takes_no_other_with_it(log: Path) -> None:
     supervisor.stop()
 
 
-def test_run_ends_on_a_signal_and_polls_meanwhile(log: Path) -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    supervisor = Supervisor([shell("api", "exec sleep 60", log)])
-    polls: list[int] = []
+def test_run_ends_on_a_signal_and_hears_of_a_child_s_end_meanwhile(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells it: it would not look by itself for a minute."""
+    monkeypatch.setattr("cli.supervisor.TOLD_SECONDS", 60.0)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
+    supervisor = Supervisor([shell("worker-1", f"test -e {log}.again && exec sleep 60; echo born; sleep 0.2; touch {log}.again", log)])
+    seen: list[bool] = []
+
+    def end_when_born_again() -> None:
+        seen.append(until(lambda: supervisor.children[0].is_alive and log.with_suffix(".log.again").exists()))
+        os.kill(os.getpid(), signal.SIGTERM)
+
     try:
         supervisor.handle_signals()
         supervisor.start()
-        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.start()
-        supervisor.run(on_poll=lambda: polls.append(1))
+        threading.Thread(target=end_when_born_again).start()
+        supervisor.run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert polls
+    assert seen == [True]
     assert supervisor.children[0].process is None
 
 
