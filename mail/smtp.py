@@ -17,11 +17,14 @@ from mail.errors import ConnectionFailed, DeliveryUncertain, MessageRejected
 from mail.mime_build import needs_smtputf8
 from mail.replies import SmtpReply, smtp_error
 from mail.seven_bit import in_seven_bits
-from mail.smtp_connection import SmtpConnection
+from mail.smtp_connection import BrokenReply, SmtpConnection
 
 _CHUNK = 256 * 1024
 _GROUP = 100
 """Recipients in one write: the replies to more might fill the buffers of both sides while we still write (RFC 2920 3.1)."""
+_MAIL, _VERDICT = 4, 3
+"""Time-outs for all of a mail up to the dot, and for the reply to the dot, which servers take longest with (RFC 5321 4.5.3.2.6)."""
+_SIZE = re.compile(r"[0-9]{1,15}")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _ENDS_SESSION = {421, 530, 534, 535, 538}
 _NO_PATH = re.compile(r"[<> \r\n\0\t]")
@@ -76,6 +79,7 @@ class SmtpTransport:
 
     def answers(self) -> bool:
         """Whether the server is still there (RSET, RFC 5321 4.1.1.5). Closed if not."""
+        self._connection.within(1)
         self._reset()
         return self.is_open
 
@@ -88,6 +92,7 @@ class SmtpTransport:
         """
         if not self.is_open:
             raise ConnectionFailed(f"The connection to {self._endpoint.where} is closed.")
+        self._connection.within(_MAIL)
         with self._connection.lost_means_unsent():
             body = self._fitting(_normalised(raw))
             mail = f"MAIL FROM:{_path(sender)}{self._mail_options([sender, *recipients], body)}\r\n"
@@ -103,7 +108,9 @@ class SmtpTransport:
                 self._refuse(go_on or SmtpReply(503), "message")
             try:
                 self._stream(body)
+                self._listen()
                 before_final_dot()
+                self._listen()
             except BaseException:  # a limit or a person may strike anywhere: in the middle of a mail no other command can be said
                 self.close()
                 raise
@@ -178,7 +185,7 @@ class SmtpTransport:
                 raise MessageRejected(f"{where} takes no 8-bit text, and the mail holds some.")
             body = _normalised(narrow)
         limit = self._connection.extensions.get("SIZE", "").strip()
-        if limit.isdigit() and 0 < int(limit) < len(body):
+        if _SIZE.fullmatch(limit) and 0 < int(limit) < len(body):
             raise MessageRejected(f"{where} takes mails of at most {limit} bytes; this one has {len(body)}.")
         return body
 
@@ -196,9 +203,20 @@ class SmtpTransport:
         for start in range(0, len(stuffed), _CHUNK):
             self._connection.write(view[start : start + _CHUNK])
 
+    def _listen(self) -> None:
+        """What a server says before the dot is about the mail, and an end; a good word there would be taken for its verdict."""
+        if self._connection.is_silent:
+            return
+        reply = self._connection.read()
+        self.close()
+        if reply.code < 400:
+            raise BrokenReply("a reply to nothing")
+        raise smtp_error(reply, "message", where=self._endpoint.where)
+
     def _finish(self, refused: Mapping[str, SmtpReply]) -> SmtpReply:
         """Writes the dot and reads the verdict. From here on a lost connection proves nothing (RFC 5321 4.2.5, RFC 1047)."""
         where = self._endpoint.where
+        self._connection.within(_VERDICT, each=_VERDICT)
         try:
             self._connection.write(b".\r\n")
             reply = self._connection.read()
