@@ -121,17 +121,21 @@ class SmtpTransport:
     def _pipelined(self, mail: str, naming: Sequence[str]) -> tuple[list[SmtpReply], SmtpReply | None]:
         """Sender, recipients and DATA in as few writes as may be (RFC 2920 3.1): every reply is read before one is acted on."""
         replies: list[SmtpReply] = []
+        go_on: SmtpReply | None = None
         for start in range(0, len(naming), _GROUP):
             group = [*([mail] if start == 0 else []), *naming[start : start + _GROUP]]
             is_last = start + _GROUP >= len(naming)
             self._connection.write("".join([*group, *(["DATA\r\n"] if is_last else [])]).encode("utf-8"))
             replies += [self._own_fault(self._connection.read()) for _ in group]
-        go_on = self._connection.read()
+            if is_last:
+                go_on = self._connection.read()
+            elif not replies[0].is_positive or replies[-1].is_full_house:
+                break  # whoever goes on asking is taken for a spammer
         if not replies[0].is_positive:
-            if go_on.code == 354:
+            if go_on is not None and go_on.code == 354:
                 self.close()  # it waits for a body nobody is to get
             self._refuse(replies[0], "sender")
-        return replies[1:], go_on
+        return self._named(replies[1:], len(naming), go_on)
 
     def _in_turns(self, mail: str, naming: Sequence[str]) -> tuple[list[SmtpReply], SmtpReply | None]:
         """One command, one reply; DATA only when somebody is taken."""
@@ -139,8 +143,19 @@ class SmtpTransport:
         reply = say(mail[:-2])
         if not reply.is_positive:
             self._refuse(reply, "sender")
-        replies = [self._own_fault(say(each[:-2])) for each in naming]
-        return replies, say("DATA") if any(each.is_positive for each in replies) else None
+        replies: list[SmtpReply] = []
+        for each in naming:
+            replies.append(self._own_fault(say(each[:-2])))
+            if replies[-1].is_full_house:
+                break
+        return self._named(replies, len(naming), None)
+
+    def _named(self, replies: list[SmtpReply], asked: int, go_on: SmtpReply | None) -> tuple[list[SmtpReply], SmtpReply | None]:
+        """With the last reply for all who were not named any more after it, and DATA said if it was not."""
+        everybody = replies + replies[-1:] * (asked - len(replies))
+        if go_on is None and any(reply.is_positive for reply in replies):
+            go_on = self._connection.say("DATA")
+        return everybody, go_on
 
     def _own_fault(self, reply: SmtpReply) -> SmtpReply:
         """Raises what a reply means that says something about us, and not about a sender or a recipient."""

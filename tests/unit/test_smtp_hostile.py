@@ -163,9 +163,12 @@ def test_a_server_that_goes_while_the_mark_is_written_has_not_got_the_mail() -> 
         sock.shutdown(socket.SHUT_RDWR)
         gone.set()
 
+    def mark() -> None:
+        assert gone.wait(5)
+
     with server(goes) as port, plain(port, 2) as transport:
         with pytest.raises(ConnectionFailed):
-            deliver(RAW, sender="a@x.test", recipients=["b@x.test"], via=transport, before_final_dot=lambda: None if gone.wait(5) else None)
+            deliver(RAW, sender="a@x.test", recipients=["b@x.test"], via=transport, before_final_dot=mark)
         assert not transport.is_open
 
 
