@@ -232,7 +232,9 @@ class SmtpConnection:
         sock, left = self._connected(), self._deadline - time.monotonic()
         if left <= 0:
             raise SlowServer
-        sock.settimeout(min(left, self._patience))
+        timeout = min(left, self._patience)
+        if sock.gettimeout() != timeout:  # setting it asks the kernel
+            sock.settimeout(timeout)
         return sock
 
     def _connected(self) -> socket.socket:
