@@ -231,7 +231,7 @@ class SmtpTransport:
     def _finish(self, refused: Mapping[str, SmtpReply]) -> SmtpReply:
         """Writes the dot and reads the verdict. From here on a lost connection proves nothing (RFC 5321 4.2.5, RFC 1047)."""
         where = self._endpoint.where
-        self._connection.within(_VERDICT, each=_VERDICT)
+        self._connection.within(_VERDICT, silences=_VERDICT)
         try:
             self._connection.write(b".\r\n")
             reply = self._connection.read()

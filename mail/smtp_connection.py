@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from core.errors import MailroomError
 from core.hosts import connect_checked
@@ -53,7 +53,7 @@ class SmtpConnection:
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
         self._deadline = 0.0
-        self._patience = endpoint.timeout
+        self._silences = 1
 
     @property
     def is_open(self) -> bool:
@@ -91,10 +91,10 @@ class SmtpConnection:
             self.close()
             raise
 
-    def within(self, timeouts: float, *, each: float = 1) -> None:
-        """From now on all that is said and heard may take so many time-outs, and `each` read or write so many of them."""
+    def within(self, timeouts: float, *, silences: int = 1) -> None:
+        """From now on all that is said and heard may take so many time-outs, and a reply may be so many of them away."""
         self._deadline = time.monotonic() + timeouts * self.endpoint.timeout
-        self._patience = each * self.endpoint.timeout
+        self._silences = silences
 
     def close(self) -> None:
         """Without a word. May be called twice."""
@@ -208,7 +208,7 @@ class SmtpConnection:
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > LONGEST_LINE:
                 raise BrokenReply("endless line")
-            received = self._in_time().recv(4096)
+            received = self._received()
             if not received:
                 raise BrokenReply("the end of the connection")
             self._buffer += received
@@ -232,10 +232,17 @@ class SmtpConnection:
         sock, left = self._connected(), self._deadline - time.monotonic()
         if left <= 0:
             raise SlowServer
-        timeout = min(left, self._patience)
+        timeout = min(left, self.endpoint.timeout)
         if sock.gettimeout() != timeout:  # setting it asks the kernel
             sock.settimeout(timeout)
         return sock
+
+    def _received(self) -> bytes:
+        """What is there. A long wait is one of several: a time limit is heard between them only."""
+        for _ in range(self._silences - 1):
+            with suppress(TimeoutError):
+                return self._in_time().recv(4096)
+        return self._in_time().recv(4096)
 
     def _connected(self) -> socket.socket:
         if self._socket is None:

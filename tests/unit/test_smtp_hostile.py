@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import socket
 import ssl
 import threading
@@ -17,6 +18,7 @@ from mail.accounts import Endpoint, Secret, Security
 from mail.delivery import deliver
 from mail.errors import ConnectionFailed, DeliveryUncertain, EncryptionRequired, Greylisted, MessageRejected, ServerUnavailable
 from mail.smtp import SmtpTransport
+from runs.limits import SoftTimeLimitExceeded
 from tests.servers.certificate import write_self_signed
 from tests.unit.scripted_server import START_TLS, ScriptedServer
 
@@ -94,7 +96,10 @@ def up_to_the_dot(sock: socket.socket) -> None:
     sock.sendall(ENVELOPE)
     heard = b""
     while not heard.endswith(b"\r\n.\r\n"):
-        heard += sock.recv(65536)
+        received = sock.recv(65536)
+        if not received:
+            raise OSError("the client has gone")
+        heard += received
 
 
 # -- slow ones ----------------------------------------------------------------------------------------------------------------
@@ -131,6 +136,26 @@ def test_a_slow_verdict_is_waited_for_and_a_dripping_one_is_uncertain() -> None:
         drip(sock, b"250 " + b"x" * 100)
 
     assert isinstance(failure(dripping), DeliveryUncertain)
+
+
+def test_a_time_limit_need_not_wait_for_the_verdict() -> None:
+    ended: list[float] = []
+
+    def send(port: int) -> None:
+        with contextlib.suppress(SoftTimeLimitExceeded), plain(port, 1) as transport:
+            deliver(RAW, sender="a@x.test", recipients=["b@x.test"], via=transport, before_final_dot=marked.set)
+        ended.append(time.monotonic())
+
+    marked = threading.Event()
+    with server(up_to_the_dot) as port:
+        thread = threading.Thread(target=send, args=(port,))
+        thread.start()
+        assert marked.wait(5)
+        time.sleep(0.3)  # it waits for the verdict now
+        began = time.monotonic()
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SoftTimeLimitExceeded))
+        thread.join(10)
+    assert ended[0] - began < 2.5
 
 
 # -- at the wrong moment ------------------------------------------------------------------------------------------------------
