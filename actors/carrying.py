@@ -7,9 +7,9 @@ what goes wrong on our side (the database, a lost worker) is the run's to retry.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import TypedDict
 
 from sqlalchemy.orm import Session
@@ -25,7 +25,7 @@ from core.settings import get_settings
 from core.tenancy import current_identity
 from mail.accounts import Endpoint
 from mail.delivery import DeliveryOutcome, Refusal, Transport, deliver, refusals
-from mail.errors import DeliveryUncertain, RecipientRejected
+from mail.errors import AuthenticationRefused, DeliveryUncertain, RecipientRejected
 from mail.smtp_pool import SmtpPool
 from runs.current import RunRevoked, current_run
 from runs.enqueue import enqueue
@@ -152,16 +152,12 @@ def _endpoint(job: _Job) -> Endpoint:
 
 
 def _deliver(job: _Job) -> SendResult:
-    email, mark = job.email, partial(_mark_sending, job)
+    email = job.email
     try:
-        endpoint = _endpoint(job)
-        with talking_to(endpoint, throttling_counts=True):
-            transport = transport_to(email, endpoint)
-            source = source_of(email, lambda: get_settings().credential_keys)
-            outcome = deliver(source, sender=email.sender, recipients=job.recipients, via=transport, before_final_dot=mark)
+        outcome = _offered(job)
     except DeliveryUncertain as error:
         with session_scope() as session:
-            _uncertain(session, email, str(error), refusals(error.refused))
+            _uncertain(session, email, str(error), refusals(error.refused, took_others=True))
         raise
     except (SoftTimeLimitExceeded, RunRevoked):
         _interrupted(email)
@@ -177,13 +173,39 @@ def _deliver(job: _Job) -> SendResult:
     return _recorded(job, outcome)  # out of the try: whatever fails from here on, the server has the mail
 
 
+def _offered(job: _Job) -> DeliveryOutcome:
+    """A token may be void before its time: one fresh one is tried before the account is judged."""
+    marks: list[None] = []
+
+    def mark() -> None:
+        marks.append(None)
+        _mark_sending(job)
+
+    try:
+        return _offered_over(_endpoint(job), job, mark)
+    except AuthenticationRefused:
+        if not job.has_token or marks:
+            raise
+        with session_scope() as session:
+            EmailClients(session).token_refused(job.email.client_id or "")
+        return _offered_over(_endpoint(job), job, mark)
+
+
+def _offered_over(endpoint: Endpoint, job: _Job, mark: Callable[[], None]) -> DeliveryOutcome:
+    email = job.email
+    with talking_to(endpoint, throttling_counts=True):
+        transport = transport_to(email, endpoint)
+        source = source_of(email, lambda: get_settings().credential_keys)
+        return deliver(source, sender=email.sender, recipients=job.recipients, via=transport, before_final_dot=mark)
+
+
 def _mark_sending(job: _Job) -> None:
     if job.shared is not None:
         if not job.shared.ask(Mark(current_identity(), job.email.id)):
             raise ConflictError("The mail is not waiting for its first try any more.")
         return
     with session_scope() as session:
-        OutboundEmails(session).mark_sending(job.email.id, job.email.attempts)
+        OutboundEmails(session).mark_sending(job.email.id, job.email.attempts, job.recipients)
 
 
 def _recorded(job: _Job, outcome: DeliveryOutcome) -> SendResult:

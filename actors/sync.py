@@ -205,10 +205,8 @@ def _note_bounces(session: Session, batch: SyncBatch) -> None:
     """What came back of the user's own mails: the recipient is told in the outbox, and not written to again where it is for good."""
     for message in batch.new:
         if any(name.lower() == "content-type" and "multipart/report" in value.lower() for name, value in message.parsed.headers):
-            for report in read_bounce(message.raw) or ():
-                for reference in (report.envelope_id, report.message_id):
-                    if reference and report.action in {"failed", "delayed"}:
-                        OutboundEmails(session).bounced(reference, report.address, report.status)
+            reports = [report for report in read_bounce(message.raw) or () if report.action in {"failed", "delayed"}]
+            OutboundEmails(session).came_back(reports)
 
 
 def _known(folder: EmailFolder) -> KnownFolder:

@@ -13,7 +13,7 @@ from tests.servers.process import free_port
 
 
 def main() -> None:
-    chosen = options("Sending mails.", mails=1000, rounds=3, threads=4)
+    chosen = options("Sending mails.", mails=1000, rounds=3, threads=8)  # as a worker process has
     mails = chosen.mails
     naive, accepted, carried, worked = [], [], [], []
     with workbench(WORKER_THREADS=str(chosen.threads)) as bench:

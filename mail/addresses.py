@@ -86,11 +86,14 @@ def is_same_person(one: str, other: str) -> bool:
 
 
 def unique_recipients(to: Iterable[str], cc: Iterable[str] = (), bcc: Iterable[str] = ()) -> Recipients:
-    """Parses all three lists; who stands in several stays in the first. Raises InvalidInputError naming field and position (`cc[0]`)."""
+    """Parses all three lists; who stands in several, in whatever case, stays in the first.
+
+    Raises InvalidInputError naming field and position (`cc[0]`).
+    """
     seen: set[str] = set()
 
     def fresh(field: str, texts: Iterable[str]) -> tuple[Address, ...]:
         parsed = [parse_address(text, field=f"{field}[{index}]") for index, text in enumerate(texts)]
-        return tuple(each for each in parsed if not (each.addr.casefold() in seen or seen.add(each.addr.casefold())))  # type: ignore[func-returns-value]
+        return tuple(each for each in parsed if not (each.addr.lower() in seen or seen.add(each.addr.lower())))  # type: ignore[func-returns-value]
 
     return Recipients(fresh("to", to), fresh("cc", cc), fresh("bcc", bcc))

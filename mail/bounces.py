@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
+from itertools import islice
 
 _LOOK = 64 * 1024
 _STATUS = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
@@ -17,6 +18,8 @@ _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
 _STATUS_TYPES = {"message/delivery-status", "message/global-delivery-status"}
 _ORIGINAL_TYPES = {"message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers"}
 _MOST_RECIPIENTS = 1000
+_LONGEST_FIELD = 2000
+"""Characters that are read of a field: what is looked for in it stands at its beginning."""
 
 Fields = dict[str, str]
 
@@ -59,11 +62,10 @@ def _reports(message: Message) -> list[BounceReport] | None:
     status = next((part for part in parts if part.get_content_type() in _STATUS_TYPES), None)
     if status is None:
         return None
-    blocks = list(_blocks(status))
-    about, recipients = (blocks[0], blocks[1:]) if blocks else ({}, [])
+    about, *recipients = list(islice(_blocks(status), 1 + _MOST_RECIPIENTS)) or [{}]
     message_id = next((found for part in parts if part.get_content_type() in _ORIGINAL_TYPES and (found := _original_id(part))), None)
     envelope_id = _xtext(about["original-envelope-id"]) if about.get("original-envelope-id") else None
-    return [_report(fields, message_id, envelope_id) for fields in recipients[:_MOST_RECIPIENTS] if _address(fields)]
+    return [_report(fields, message_id, envelope_id) for fields in recipients if _address(fields)]
 
 
 def _report(fields: Fields, message_id: str | None, envelope_id: str | None) -> BounceReport:
@@ -96,7 +98,7 @@ def _blocks(part: Message) -> Iterator[Fields]:
 
 
 def _fields(block: Message) -> Fields:
-    return {name.lower(): re.sub(r"\s+", " ", str(value)) for name, value in reversed(block.items())}
+    return {name.lower(): re.sub(r"\s+", " ", str(value)[:_LONGEST_FIELD]) for name, value in reversed(block.items())}
 
 
 def _original_id(part: Message) -> str | None:
@@ -107,7 +109,7 @@ def _original_id(part: Message) -> str | None:
     else:
         text = part.get_payload(decode=True)
         head = email.message_from_bytes(text) if isinstance(text, bytes) else None
-    match = _MESSAGE_ID.search(str(head.get("message-id", ""))) if isinstance(head, Message) else None
+    match = _MESSAGE_ID.search(str(head.get("message-id", ""))[:_LONGEST_FIELD]) if isinstance(head, Message) else None
     return match.group() if match else None
 
 

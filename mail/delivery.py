@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from core.errors import InvalidInputError
-from mail.replies import SmtpReply, refusal_sentence, retry_hint
+from mail.replies import DEFAULT_RETRY_AFTER, SmtpReply, refusal_sentence, retry_hint
+
+NEXT_MAIL_SECONDS = 1.0
+"""Until those are offered the mail who were too many for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class Transport(Protocol):
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """One recipient who did not get the mail. `code` is the SMTP reply code, `enhanced` the one of RFC 3463 or empty, `reason` a
-    sentence without the address. `hint`: the seconds after which the server wants to see it again, if it said so."""
+    sentence without the address. `hint`: the seconds after which the server wants to see it again, if it said so. `is_left`: it took
+    others, and wants these in another mail."""
 
     address: str
     code: int
@@ -38,6 +42,7 @@ class Refusal:
     reason: str
     enhanced: str = ""
     hint: float | None = None
+    is_left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +79,20 @@ def deliver(
     if not unique:
         raise InvalidInputError("A mail needs at least one recipient.")
     report = via.send(sender, unique, raw, before_final_dot)
-    refused = refusals(report.refused)
-    waits = [report.refused[refusal.address].retry_after for refusal in refused if not refusal.permanent]
+    refused = refusals(report.refused, took_others=bool(report.accepted))
+    waits = [refusal.hint or DEFAULT_RETRY_AFTER for refusal in refused if not refusal.permanent]
     code = report.reply.code if report.reply else (refused[0].code if refused else None)
     enhanced = report.reply.enhanced if report.reply else ""
     return DeliveryOutcome(report.accepted, refused, max(waits, default=None), code, enhanced)
 
 
-def refusals(replies: Mapping[str, SmtpReply]) -> list[Refusal]:
+def refusals(replies: Mapping[str, SmtpReply], *, took_others: bool) -> list[Refusal]:
     """Who was refused, from the replies by address."""
-    return [
-        Refusal(
-            address,
-            reply.code,
-            reply.is_permanent,
-            refusal_sentence(reply, "recipient", where="The mail server"),
-            reply.enhanced,
-            retry_hint(reply.text),
-        )
-        for address, reply in replies.items()
-    ]
+    return [_refusal(address, reply, is_left=took_others and reply.is_full_house) for address, reply in replies.items()]
+
+
+def _refusal(address: str, reply: SmtpReply, *, is_left: bool) -> Refusal:
+    reason = refusal_sentence(reply, "recipient", where="The mail server")
+    is_final = reply.is_permanent and not reply.is_full_house
+    hint = NEXT_MAIL_SECONDS if is_left else retry_hint(reply.text)
+    return Refusal(address, reply.code, is_final, reason, reply.enhanced, hint, is_left)

@@ -27,10 +27,11 @@ DEFAULT_RETRY_AFTER = 300.0
 _LONGEST_HINT = 86_400.0
 
 _THROTTLE = re.compile(r"throttl|too many|rate.?limit|exceeded.*(limit|bandwidth|connections)|try again later", re.IGNORECASE)
+_TOO_MANY = re.compile(r"too many recipients", re.IGNORECASE)
 _NOT_CONNECTED = re.compile(r"authenticated but not connected", re.IGNORECASE)  # Microsoft 365: too many logins, not a wrong password
 _WAIT = re.compile(r"(\d{1,6})\s*(milliseconds?|ms|seconds?|secs?|minutes?|mins?|hours?)\b", re.IGNORECASE)
 _UNITS = {"mi": 60.0, "ms": 0.001, "se": 1.0, "ho": 3600.0}
-_ENHANCED = re.compile(r"^\s*([245]\.\d{1,3}\.\d{1,3})\b")
+_ENHANCED = re.compile(r"^\s*([245]\.\d{1,3}\.\d{1,3})\b", re.ASCII)
 
 _TRANSIENT_CODES = {"UNAVAILABLE", "INUSE", "CONTACTADMIN", "SERVERBUG", "EXPUNGEISSUED"}
 _STORING = {"APPEND", "COPY", "MOVE", "UID"}
@@ -118,6 +119,11 @@ class SmtpReply:
     def is_permanent(self) -> bool:
         """5xx."""
         return 500 <= self.code < 600
+
+    @property
+    def is_full_house(self) -> bool:
+        """To RCPT: no more recipients in this mail (RFC 5321 4.5.3.1.10: 452, which some still call 552)."""
+        return self.code in {452, 552} and (self.enhanced[1:] == ".5.3" or _TOO_MANY.search(self.text) is not None)
 
     @property
     def number(self) -> str:

@@ -17,11 +17,14 @@ from mail.errors import ConnectionFailed, DeliveryUncertain, MessageRejected
 from mail.mime_build import needs_smtputf8
 from mail.replies import SmtpReply, smtp_error
 from mail.seven_bit import in_seven_bits
-from mail.smtp_connection import SmtpConnection
+from mail.smtp_connection import BrokenReply, SmtpConnection
 
 _CHUNK = 256 * 1024
 _GROUP = 100
 """Recipients in one write: the replies to more might fill the buffers of both sides while we still write (RFC 2920 3.1)."""
+_MAIL, _VERDICT = 4, 3
+"""Time-outs for all of a mail up to the dot, and for the reply to the dot, which servers take longest with (RFC 5321 4.5.3.2.6)."""
+_SIZE = re.compile(r"[0-9]{1,15}")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _ENDS_SESSION = {421, 530, 534, 535, 538}
 _NO_PATH = re.compile(r"[<> \r\n\0\t]")
@@ -76,6 +79,7 @@ class SmtpTransport:
 
     def answers(self) -> bool:
         """Whether the server is still there (RSET, RFC 5321 4.1.1.5). Closed if not."""
+        self._connection.within(1)
         self._reset()
         return self.is_open
 
@@ -88,6 +92,7 @@ class SmtpTransport:
         """
         if not self.is_open:
             raise ConnectionFailed(f"The connection to {self._endpoint.where} is closed.")
+        self._connection.within(_MAIL)
         with self._connection.lost_means_unsent():
             body = self._fitting(_normalised(raw))
             mail = f"MAIL FROM:{_path(sender)}{self._mail_options([sender, *recipients], body)}\r\n"
@@ -103,7 +108,9 @@ class SmtpTransport:
                 self._refuse(go_on or SmtpReply(503), "message")
             try:
                 self._stream(body)
+                self._listen()
                 before_final_dot()
+                self._listen()
             except BaseException:  # a limit or a person may strike anywhere: in the middle of a mail no other command can be said
                 self.close()
                 raise
@@ -114,17 +121,21 @@ class SmtpTransport:
     def _pipelined(self, mail: str, naming: Sequence[str]) -> tuple[list[SmtpReply], SmtpReply | None]:
         """Sender, recipients and DATA in as few writes as may be (RFC 2920 3.1): every reply is read before one is acted on."""
         replies: list[SmtpReply] = []
+        go_on: SmtpReply | None = None
         for start in range(0, len(naming), _GROUP):
             group = [*([mail] if start == 0 else []), *naming[start : start + _GROUP]]
             is_last = start + _GROUP >= len(naming)
             self._connection.write("".join([*group, *(["DATA\r\n"] if is_last else [])]).encode("utf-8"))
             replies += [self._own_fault(self._connection.read()) for _ in group]
-        go_on = self._connection.read()
+            if is_last:
+                go_on = self._connection.read()
+            elif not replies[0].is_positive or replies[-1].is_full_house:
+                break  # whoever goes on asking is taken for a spammer
         if not replies[0].is_positive:
-            if go_on.code == 354:
+            if go_on is not None and go_on.code == 354:
                 self.close()  # it waits for a body nobody is to get
             self._refuse(replies[0], "sender")
-        return replies[1:], go_on
+        return self._named(replies[1:], len(naming), go_on)
 
     def _in_turns(self, mail: str, naming: Sequence[str]) -> tuple[list[SmtpReply], SmtpReply | None]:
         """One command, one reply; DATA only when somebody is taken."""
@@ -132,8 +143,19 @@ class SmtpTransport:
         reply = say(mail[:-2])
         if not reply.is_positive:
             self._refuse(reply, "sender")
-        replies = [self._own_fault(say(each[:-2])) for each in naming]
-        return replies, say("DATA") if any(each.is_positive for each in replies) else None
+        replies: list[SmtpReply] = []
+        for each in naming:
+            replies.append(self._own_fault(say(each[:-2])))
+            if replies[-1].is_full_house:
+                break
+        return self._named(replies, len(naming), None)
+
+    def _named(self, replies: list[SmtpReply], asked: int, go_on: SmtpReply | None) -> tuple[list[SmtpReply], SmtpReply | None]:
+        """With the last reply for all who were not named any more after it, and DATA said if it was not."""
+        everybody = replies + replies[-1:] * (asked - len(replies))
+        if go_on is None and any(reply.is_positive for reply in replies):
+            go_on = self._connection.say("DATA")
+        return everybody, go_on
 
     def _own_fault(self, reply: SmtpReply) -> SmtpReply:
         """Raises what a reply means that says something about us, and not about a sender or a recipient."""
@@ -178,7 +200,7 @@ class SmtpTransport:
                 raise MessageRejected(f"{where} takes no 8-bit text, and the mail holds some.")
             body = _normalised(narrow)
         limit = self._connection.extensions.get("SIZE", "").strip()
-        if limit.isdigit() and 0 < int(limit) < len(body):
+        if _SIZE.fullmatch(limit) and 0 < int(limit) < len(body):
             raise MessageRejected(f"{where} takes mails of at most {limit} bytes; this one has {len(body)}.")
         return body
 
@@ -196,9 +218,20 @@ class SmtpTransport:
         for start in range(0, len(stuffed), _CHUNK):
             self._connection.write(view[start : start + _CHUNK])
 
+    def _listen(self) -> None:
+        """What a server says before the dot is about the mail, and an end; a good word there would be taken for its verdict."""
+        if self._connection.is_silent:
+            return
+        reply = self._connection.read()
+        self.close()
+        if reply.code < 400:
+            raise BrokenReply("a reply to nothing")
+        raise smtp_error(reply, "message", where=self._endpoint.where)
+
     def _finish(self, refused: Mapping[str, SmtpReply]) -> SmtpReply:
         """Writes the dot and reads the verdict. From here on a lost connection proves nothing (RFC 5321 4.2.5, RFC 1047)."""
         where = self._endpoint.where
+        self._connection.within(_VERDICT, silences=_VERDICT)
         try:
             self._connection.write(b".\r\n")
             reply = self._connection.read()

@@ -6,10 +6,13 @@ Written by hand because `smtplib` waits for a reply after each command, tries ev
 from __future__ import annotations
 
 import base64
+import re
 import select
 import socket
+import ssl
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from core.errors import MailroomError
 from core.hosts import connect_checked
@@ -22,15 +25,23 @@ from mail.tls import client_context, handshake_error, refuse_clear_text_login, s
 LONGEST_LINE = 8192
 """Bytes. RFC 5321 4.5.3.1.5 says 512; servers with long texts say more."""
 MOST_LINES = 200
-_DIVIDERS = {b" ", b"-", b""}
+OPENING = 2
+"""Time-outs (`Endpoint.timeout`) that everything up to the login may take: a server that says a byte now and then is given up, too."""
+_REPLY = re.compile(rb"([2-5][0-9]{2})([ -]|$)")
 
 
 class BrokenReply(OSError):  # noqa: N818  (is handled as the loss of the connection that it is)
     """The server ended the connection in the middle, or what it says is no SMTP."""
 
 
+class SlowServer(TimeoutError):  # noqa: N818
+    """Something came each time, and too little in all."""
+
+
 class SmtpConnection:
     """Commands out, replies in. Everything may raise OSError; `lost_means_unsent` says what that means before the final dot.
+
+    Each read and write has the endpoint's time-out, and all of them together what `within` gave.
 
     `extensions` is what EHLO offered: the keyword in capitals to its parameters as they stood there.
     """
@@ -41,6 +52,8 @@ class SmtpConnection:
         self._local_hostname = local_hostname
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
+        self._deadline = 0.0
+        self._silences = 1
 
     @property
     def is_open(self) -> bool:
@@ -50,15 +63,19 @@ class SmtpConnection:
     @property
     def is_silent(self) -> bool:
         """Whether the server has said nothing unasked: a reply nobody waits for, or an end, means that it wants no more of us."""
-        if self._socket is None or self._buffer:
+        sock = self._socket
+        if sock is None or self._buffer:
             return False
         poll = select.poll()  # select() itself cannot name descriptors above 1023
-        poll.register(self._socket, select.POLLIN)
+        poll.register(sock, select.POLLIN)
+        if isinstance(sock, ssl.SSLSocket):
+            return not sock.pending() and (not poll.poll(0) or self._is_idle_tls(sock))
         return not poll.poll(0)
 
     def open(self) -> None:
         """Raises HostNotAllowed, ConnectionFailed, CertificateRefused, EncryptionRequired, AuthenticationRefused, ServerUnavailable."""
         endpoint = self.endpoint
+        self.within(OPENING)
         try:
             with self.lost_means_unsent():
                 sock = connect_checked(endpoint.host, endpoint.port, allow_private=endpoint.allow_private, timeout=endpoint.timeout)
@@ -74,6 +91,11 @@ class SmtpConnection:
             self.close()
             raise
 
+    def within(self, timeouts: float, *, silences: int = 1) -> None:
+        """From now on all that is said and heard may take so many time-outs, and a reply may be so many of them away."""
+        self._deadline = time.monotonic() + timeouts * self.endpoint.timeout
+        self._silences = silences
+
     def close(self) -> None:
         """Without a word. May be called twice."""
         sock, self._socket = self._socket, None
@@ -83,6 +105,7 @@ class SmtpConnection:
 
     def quit(self) -> None:
         """Says good-bye and does not wait: nobody needs the answer, and a slow server would hold us."""
+        self.within(1)
         try:
             self.write(b"QUIT\r\n")
         except OSError:
@@ -91,7 +114,7 @@ class SmtpConnection:
 
     def write(self, data: bytes | memoryview) -> None:
         """All of it."""
-        self._connected().sendall(data)
+        self._in_time().sendall(data)
 
     def say(self, command: str) -> SmtpReply:
         """One command and its reply."""
@@ -103,12 +126,12 @@ class SmtpConnection:
         lines: list[str] = []
         while True:
             line = self._line()
-            code, divider = line[:3], line[3:4]
-            if not code.isdigit() or divider not in _DIVIDERS or len(lines) == MOST_LINES:
+            match = _REPLY.match(line)
+            if match is None or len(lines) == MOST_LINES:
                 raise BrokenReply("not an SMTP reply")
             lines.append(line[4:].decode("utf-8", "replace"))
-            if divider != b"-":
-                return SmtpReply(int(code), "\n".join(lines))
+            if match.group(2) != b"-":
+                return SmtpReply(int(match.group(1)), "\n".join(lines))
 
     @contextmanager
     def lost_means_unsent(self) -> Iterator[None]:
@@ -120,6 +143,9 @@ class SmtpConnection:
             if isinstance(error, ConnectionFailed):
                 self.close()
             raise
+        except SlowServer as error:
+            self.close()
+            raise ConnectionFailed(f"{where} answers too slowly.") from error
         except TimeoutError as error:
             self.close()
             raise ConnectionFailed(f"{where} did not answer within {self.endpoint.timeout:g} s.") from error
@@ -182,13 +208,41 @@ class SmtpConnection:
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > LONGEST_LINE:
                 raise BrokenReply("endless line")
-            received = self._connected().recv(4096)
+            received = self._received()
             if not received:
                 raise BrokenReply("the end of the connection")
             self._buffer += received
         line = bytes(self._buffer[:end]).rstrip(b"\r")
         del self._buffer[: end + 1]
         return line
+
+    def _is_idle_tls(self, sock: ssl.SSLSocket) -> bool:
+        """Whether what came was TLS' own business (a ticket, another key) and no word of the server's."""
+        sock.settimeout(0)
+        try:
+            self._buffer += sock.recv(4096)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _in_time(self) -> socket.socket:
+        """The socket for one read or write. Raises SlowServer when all of them have taken too long."""
+        sock, left = self._connected(), self._deadline - time.monotonic()
+        if left <= 0:
+            raise SlowServer
+        timeout = min(left, self.endpoint.timeout)
+        if sock.gettimeout() != timeout:  # setting it asks the kernel
+            sock.settimeout(timeout)
+        return sock
+
+    def _received(self) -> bytes:
+        """What is there. A long wait is one of several: a time limit is heard between them only."""
+        for _ in range(self._silences - 1):
+            with suppress(TimeoutError):
+                return self._in_time().recv(4096)
+        return self._in_time().recv(4096)
 
     def _connected(self) -> socket.socket:
         if self._socket is None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from mail.accounts import Endpoint
 from mail.delivery import SendReport
 from mail.errors import ConnectionFailed, ServerUnavailable
+from mail.refused_logins import RefusedLogins
 from mail.smtp import SmtpTransport
 
 IDLE_SECONDS = 20.0
@@ -23,6 +24,9 @@ TRUSTED_SECONDS = 2.0
 """An idle connection is asked whether it still answers after so long."""
 MOST_MAILS = 100
 """Over one connection; many servers end it at some such number, and load balancers like to see us anew."""
+
+REFUSED_SECONDS = 900.0
+"""For so long a login that was refused three times in a row is not tried."""
 
 Key = tuple[str, Endpoint]
 """The account's id and everything that its login is made of."""
@@ -41,8 +45,14 @@ class SmtpPool:
     """The idle connections of this process. Thread-safe; a lent connection is in nobody else's hands."""
 
     def __init__(
-        self, *, idle_seconds: float = IDLE_SECONDS, most_mails: int = MOST_MAILS, trusted_seconds: float = TRUSTED_SECONDS
+        self,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        most_mails: int = MOST_MAILS,
+        trusted_seconds: float = TRUSTED_SECONDS,
+        refused_seconds: float = REFUSED_SECONDS,
     ) -> None:
+        self._refused = RefusedLogins(refused_seconds)
         self._idle_seconds = idle_seconds
         self._most_mails = most_mails
         self._trusted_seconds = trusted_seconds
@@ -65,6 +75,12 @@ class SmtpPool:
                 return kept
             kept.transport.close()
         return None
+
+    def opened(self, key: Key) -> _Kept:
+        """A new connection. Raises what opening one raises."""
+        endpoint = key[1]
+        with self._refused.tried(key, endpoint.where):
+            return _Kept(SmtpTransport(endpoint).__enter__())
 
     def give_back(self, key: Key, kept: _Kept) -> None:
         """Keeps the connection for the next mail, unless something went wrong with it or it has carried enough."""
@@ -158,7 +174,7 @@ class PooledTransport:
             except (ConnectionFailed, ServerUnavailable):
                 if is_marked:
                     raise
-        return self._over(self._opened(), sender, recipients, raw, mark)
+        return self._over(self._pool.opened(self._key), sender, recipients, raw, mark)
 
     def _over(self, kept: _Kept, sender: str, recipients: Sequence[str], raw: bytes, mark: Callable[[], None]) -> SendReport:
         transport = kept.transport
@@ -173,6 +189,3 @@ class PooledTransport:
             raise
         self._pool.give_back(self._key, kept)
         return report
-
-    def _opened(self) -> _Kept:
-        return _Kept(SmtpTransport(self._key[1]).__enter__())

@@ -24,6 +24,9 @@ from storage.repositories.email_clients import EmailClients
 from storage.repositories.outbound import Attachments, OutboundEmails
 from storage.repositories.suppressions import DkimKeys
 
+MOST_RECIPIENTS = 1000
+"""Over to, cc and bcc: a mail is handed over in one piece, and servers take no more (Postfix) or less at a time."""
+MOST_ATTACHMENTS = 100
 LARGEST_ATTACHMENTS = 25 * 2**20
 """Bytes of all files of a mail together; base64 makes a third more of it, and few servers take more."""
 
@@ -51,8 +54,7 @@ def accept(
 
     Raises NotFoundError for an account or a file of somebody else, InvalidInputError for what cannot be sent.
     """
-    if not draft.recipients.all:
-        raise InvalidInputError("A mail needs at least one recipient; give one in to, cc or bcc.")
+    _check_size(draft)
     client = sending_account(session, email_client_id)
     sender = parse_address(client.email, field="the account's address")
     mail = _mail(
@@ -101,6 +103,16 @@ def accept_system_mail(session: Session, mail: SystemMail, *, keys: Callable[[],
         **_columns(mail.draft, outgoing),
     )
     return OutboundEmails(session).add(email, mail.draft.recipients.all)
+
+
+def _check_size(draft: Draft) -> None:
+    recipients = len(draft.recipients.all)
+    if not recipients:
+        raise InvalidInputError("A mail needs at least one recipient; give one in to, cc or bcc.")
+    if recipients > MOST_RECIPIENTS:
+        raise InvalidInputError(f"A mail may have at most {MOST_RECIPIENTS:,} recipients in to, cc and bcc together; send several mails.")
+    if len(draft.attachment_ids) > MOST_ATTACHMENTS:
+        raise InvalidInputError(f"A mail may have at most {MOST_ATTACHMENTS} attachments.")
 
 
 def sending_account(session: Session, email_client_id: str) -> EmailClient:
@@ -166,6 +178,9 @@ def _files(found: Sequence[EmailAttachment], directory: Path) -> list[OutgoingAt
 
 def _content(directory: Path, file: EmailAttachment) -> bytes:
     try:
-        return (directory / file.tenant_id / str(file.stored_filename)).read_bytes()
+        content = (directory / file.tenant_id / str(file.stored_filename)).read_bytes()
     except FileNotFoundError:
         raise NotFoundError("An attachment is not kept any more; upload it again.") from None
+    if len(content) != file.size:
+        raise InvalidInputError("An attachment is not what was uploaded any more; upload it again.")
+    return content

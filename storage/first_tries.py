@@ -23,6 +23,8 @@ from core.tenancy import Identity
 from storage.models import OutboundEmail
 from storage.postgres import Prepared
 
+MOST_TOGETHER, LARGEST_TOGETHER = 100, 2**20
+"""Recipients and bytes of a mail that others wait for while it is read: with more it takes the long way, alone."""
 PLAN_SECONDS = 10.0
 """For so long a plan is kept: it is made when nothing may wait, and would serve badly when everything does."""
 
@@ -71,12 +73,13 @@ _FOUND = f"""found AS (
         CROSS JOIN LATERAL (
             SELECT jsonb_agg(recipient.address ORDER BY recipient.id) AS addresses, array_agg(lower(recipient.address)) AS in_lower_case,
                    bool_and(recipient.status = 'pending' AND recipient.next_retry_at IS NULL
-                            AND octet_length(recipient.address) = char_length(recipient.address)) AS are_due
+                            AND octet_length(recipient.address) = char_length(recipient.address)) AND count(*) <= {MOST_TOGETHER} AS are_due
             FROM outbound_recipients recipient WHERE recipient.tenant_id = mail.tenant_id AND recipient.email_id = mail.id) due
         WHERE (mail.status || '') = 'pending' AND mail.attempts = 0 AND NOT mail.is_sealed
           AND num_nulls(mail.saved_to_sent, mail.erased_at, mail.next_retry_at) = 3
           AND (mail.expires_at IS NULL OR mail.expires_at > statement_timestamp())
           AND (mail.scheduled_at IS NULL OR mail.scheduled_at <= statement_timestamp())
+          AND octet_length(mail.source) <= {LARGEST_TOGETHER}
           AND client.smtp_host IS NOT NULL AND client.oauth_token_url IS NULL AND due.are_due
           AND NOT EXISTS (
               SELECT 1 FROM unnest(due.in_lower_case) AS lowered (address) CROSS JOIN LATERAL (

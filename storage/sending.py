@@ -34,6 +34,11 @@ def mark_sending(connection: Connection, identity: Identity, email_id: str, atte
     return connection.execute(_mark(_form(identity), fenced=attempts is not None), values).scalar() is not None
 
 
+def end_waits(connection: Connection, identity: Identity, email_id: str, addresses: Sequence[str]) -> None:
+    """These wait no more: they are being offered the mail."""
+    connection.execute(_offered(_form(identity)), {**_owner(identity), "email": email_id, "offered": list(addresses)})
+
+
 def all_accepted(connection: Connection, identity: Identity, email_id: str, outcome: DeliveryOutcome, attempts: int) -> datetime | None:
     """Everybody who was waiting has it: when that was. None, and nothing is written, when it is not so, or not this try's to say."""
     owner, form = _owner(identity), _form(identity)
@@ -62,6 +67,12 @@ def _mark(form: Form, *, fenced: bool) -> Update:
     waits = (_wall(EMAILS, form), EMAILS.c.id == bindparam("email"), EMAILS.c.status == OutboundStatus.PENDING, ~is_expired())
     marked = update(EMAILS).where(*waits).values(status=OutboundStatus.SENDING, attempts=EMAILS.c.attempts + 1)
     return (marked.where(EMAILS.c.attempts == bindparam("tried")) if fenced else marked).returning(EMAILS.c.id)
+
+
+@cache
+def _offered(form: Form) -> Update:
+    waits = (_wall(RECIPIENTS, form), RECIPIENTS.c.email_id == bindparam("email"), RECIPIENTS.c.next_retry_at.is_not(None))
+    return update(RECIPIENTS).where(*waits, RECIPIENTS.c.address.in_(bindparam("offered", expanding=True))).values(next_retry_at=None)
 
 
 @cache

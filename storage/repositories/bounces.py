@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
-from sqlalchemy import ColumnElement, func, or_
+from sqlalchemy import ColumnElement, or_
 
 from core.ids import is_id
+from mail.bounces import BounceReport
 from storage.event_types import BOUNCED
 from storage.expressions import db_now
 from storage.models import OutboundEmail, OutboundRecipient
@@ -22,10 +24,18 @@ _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 class Bounces(Repository):
     """Reports about the identity's mails; about anybody else's nothing happens."""
 
-    def record(self, reference: str, address: str, status_code: str) -> bool:
-        """`reference` is the Message-ID or the envelope id (the mail's own id). Returns whether anything changed; twice is fine."""
-        recipient = self._recipient(reference, address)
-        if recipient is None or recipient.status in {"bounced", "suppressed"} or not _STATUS.fullmatch(status_code):
+    def record(self, reports: Sequence[BounceReport]) -> int:
+        """What one message says. Returns of how many recipients it told anything new; twice is fine."""
+        about = next(filter(None, map(self._mail, _references(reports))), None)
+        if about is None:
+            return 0
+        recipients = self._recipients(about)
+        only = next(iter(recipients.values())) if len(recipients) == 1 else None  # its server knows them by another name
+        found = [(report, recipients.get(report.address.lower(), only)) for report in reports]
+        return sum(self._note(recipient, report.status) for report, recipient in found if recipient is not None)
+
+    def _note(self, recipient: OutboundRecipient, status_code: str) -> bool:
+        if recipient.status in {"bounced", "suppressed"} or not _STATUS.fullmatch(status_code):
             return False
         is_permanent = status_code.startswith("5")
         if status_code.startswith("2") or (recipient.bounced_at is not None and not is_permanent):
@@ -42,17 +52,20 @@ class Bounces(Repository):
         note(self.session.connection(), [NewEvent(recipient.tenant_id, BOUNCED, facts)])
         return True
 
-    def _recipient(self, reference: str, address: str) -> OutboundRecipient | None:
-        """By address; a report about another address is about a mail's only recipient, whose server knows them by that one."""
+    def _mail(self, reference: str) -> str | None:
+        """The id of the mail that is meant by its Message-ID or by the envelope id, which is its own."""
         names: list[ColumnElement[bool]] = [OutboundEmail.message_id.in_([reference, f"<{reference}>"])]
         if is_id(reference):
             names.append(OutboundEmail.id == reference)
-        email = self.session.scalar(self.scoped(OutboundEmail).where(or_(*names)).order_by(OutboundEmail.created_at.desc()).limit(1))
-        if email is None:
-            return None
-        all_of_it = self.scoped(OutboundRecipient).where(OutboundRecipient.email_id == email.id)
-        found = self.session.scalars(all_of_it.where(func.lower(OutboundRecipient.address) == address.lower())).first()
-        if found is not None:
-            return found
-        several = self.session.scalars(all_of_it.limit(2)).all()
-        return several[0] if len(several) == 1 else None
+        newest = self.scoped(OutboundEmail).with_only_columns(OutboundEmail.id).where(or_(*names))
+        return self.session.scalar(newest.order_by(OutboundEmail.created_at.desc()).limit(1))
+
+    def _recipients(self, email_id: str) -> dict[str, OutboundRecipient]:
+        found = self.session.scalars(self.scoped(OutboundRecipient).where(OutboundRecipient.email_id == email_id))
+        return {recipient.address.lower(): recipient for recipient in found}
+
+
+def _references(reports: Sequence[BounceReport]) -> Iterator[str]:
+    """All reports of a message are about one mail (RFC 3464 2.1.1): its names are in each of them."""
+    for report in reports[:1]:
+        yield from filter(None, (report.envelope_id, report.message_id))

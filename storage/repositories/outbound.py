@@ -12,6 +12,7 @@ from sqlalchemy.orm import defer
 
 from core.errors import ConflictError, InvalidInputError, NotFoundError
 from core.ids import is_id
+from mail.bounces import BounceReport
 from mail.delivery import DeliveryOutcome, Refusal
 from storage import sending
 from storage.expressions import db_now, db_now_plus
@@ -92,13 +93,17 @@ class OutboundEmails(Repository):
         left = [(each.address, _seconds(each.now, each.next_retry_at)) for each in waiting if each.address not in suppressed]
         return Envelope([address for address, wait in left if wait <= 0], min((wait for _, wait in left if wait > 0), default=None))
 
-    def mark_sending(self, email_id: str, attempts: int | None = None) -> None:
+    def mark_sending(self, email_id: str, attempts: int | None = None, offered: Sequence[str] = ()) -> None:
         """The mark before the final dot. Raises ConflictError when the mail is not waiting to be sent: then nothing may be sent.
 
         `attempts` are those the mail had when its envelope was read: another run that tried it since has changed who is still to get it.
+        The wait of those who are `offered` it is over: if nobody ever knows what became of the mail, they may have it.
         """
-        if not sending.mark_sending(self.session.connection(), self.identity, email_id, attempts):
+        connection = self.session.connection()
+        if not sending.mark_sending(connection, self.identity, email_id, attempts):
             raise ConflictError("The mail is not waiting to be sent any more.")
+        if attempts and offered:
+            sending.end_waits(connection, self.identity, email_id, offered)
 
     def record(self, email_id: str, outcome: DeliveryOutcome, error: str | None = None, *, attempts: int | None = None) -> Standing:
         """Writes what the server said of each recipient. The mail is `sent` when nobody is left to try again, `failed` when that
@@ -122,6 +127,7 @@ class OutboundEmails(Repository):
             raise ConflictError("Another run has gone on with the mail.")
         recipients = self.recipients(email_id)
         self._write_replies(recipients, outcome)
+        email.max_attempts += any(refusal.is_left for refusal in outcome.refused)  # there is no end to be feared: others got it
         self._close_or_wait(email, recipients, error or (outcome.refused[0].reason if outcome.refused else None), outcome.retry_after)
         self.session.flush()
         return self.standing(email)
@@ -199,9 +205,9 @@ class OutboundEmails(Repository):
         self.session.flush()
         return email
 
-    def bounced(self, message_id_or_envelope_id: str, address: str, status_code: str) -> bool:
-        """A delivery report came back about a recipient (`mail.bounces`). Returns whether it told anything new about a mail of ours."""
-        return Bounces(self.session).record(message_id_or_envelope_id, address, status_code)
+    def came_back(self, reports: Sequence[BounceReport]) -> int:
+        """A delivery report came back. Returns of how many recipients it told anything new about a mail of ours."""
+        return Bounces(self.session).record(reports)
 
     def erase(self, email: Mail) -> None:
         """To be called with whatever may have settled a mail: a secret content is not kept longer than it is needed."""
@@ -241,7 +247,7 @@ class OutboundEmails(Repository):
                 setattr(by_address[address], name, value)
         for refusal in outcome.refused:
             recipient = by_address[refusal.address]
-            recipient.attempts += 1
+            recipient.attempts += not refusal.is_left
             recipient.status = "failed" if refusal.permanent else "pending"
             recipient.reply_code, recipient.enhanced_code, recipient.error = refusal.code or None, refusal.enhanced or None, refusal.reason
             wait = refusal.hint or min(LONGEST_WAIT, FIRST_WAIT * 2 ** (recipient.attempts - 1))

@@ -132,6 +132,13 @@ def test_so_does_a_mail_of_a_special_account_or_to_somebody_special(post: Post) 
     assert post.one(Look(ann, post.mail("böb@example.test"))) is None  # the database has its own idea of small letters
 
 
+def test_so_does_one_that_others_would_wait_for(post: Post) -> None:
+    ann = post.record.people.ann
+    crowd, large = post.mail(*(f"p{number}@example.test" for number in range(101))), post.mail()
+    post.change(OutboundEmail, large, source=b"x" * (2**20 + 1))
+    assert post.tries.turn([Look(ann, crowd), Look(ann, large)]) == [None, None]
+
+
 def test_a_mail_costs_the_same_however_many_wait_or_are_suppressed(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     ann, email_id = post.record.people.ann, post.mail()
     post.tries.turn([Look(ann, email_id)])  # made while hardly anything waits, and kept for a while

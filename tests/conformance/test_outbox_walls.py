@@ -19,6 +19,7 @@ from core.ids import new_id
 from core.settings import get_settings
 from core.tenancy import Identity
 from mail.addresses import unique_recipients
+from mail.bounces import BounceReport
 from mail.delivery import DeliveryOutcome
 from mail.dkim import new_private_key
 from storage.credentials import CredentialError
@@ -104,7 +105,9 @@ def _email(b: Outboxes, who: Identity) -> OutboundEmail:
 
 
 NOTHING: dict[str, Attempt] = {  # what finds nothing, changes nothing and says nothing
-    "OutboundEmails.bounced by envelope": lambda s, b: OutboundEmails(s).bounced(b.failed, "bob@example.test", "5.1.1"),
+    "OutboundEmails.came_back by envelope": lambda s, b: OutboundEmails(s).came_back(
+        [BounceReport(None, b.failed, "bob@example.test", "failed", "5.1.1")]
+    ),
     "OutboundEmails.uncertain": lambda s, b: OutboundEmails(s).uncertain(b.waiting, "no"),
     "OutboundEmails.not_sent": lambda s, b: OutboundEmails(s).not_sent(b.waiting, "no", is_final=True),
     "OutboundEmails.sent_count": lambda s, b: OutboundEmails(s).sent_count(b.failed),

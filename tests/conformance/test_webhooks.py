@@ -11,6 +11,7 @@ from core.errors import ConflictError, InvalidInputError, NotFoundError
 from core.ids import new_id
 from core.settings import get_settings
 from core.tenancy import Identity
+from mail.bounces import BounceReport
 from runs.webhooks.signature import new_secret
 from storage.claims import write_outcomes
 from storage.engine import new_session, system_connection
@@ -126,7 +127,7 @@ def test_what_becomes_of_a_mail_is_told(record: Record) -> None:
         OutboundEmails(session).not_sent(ids[1], "no", is_final=True)
         OutboundEmails(session).uncertain(ids[2], "who knows")
         Outbox(session).resolve(ids[3], "failed")
-        assert OutboundEmails(session).bounced(ids[0], "bob@example.test", "5.1.1")
+        assert OutboundEmails(session).came_back([BounceReport(None, ids[0], "bob@example.test", "failed", "5.1.1")])
     found = {(each.type, each.payload["data"]["emailId"]) for each in told(record)}
     assert found == {
         ("email.sent", ids[0]),

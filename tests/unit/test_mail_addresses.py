@@ -65,6 +65,11 @@ def test_who_stands_in_several_lists_stays_in_the_first() -> None:
     assert [address.addr for address in recipients.bcc] == ["c@x.org"]
 
 
+def test_who_is_only_spelled_alike_is_somebody_else() -> None:
+    people = ["strasse@x.test", "straße@x.test", "STRASSE@x.test", "a@bücher.test", "A@xn--bcher-kva.test"]
+    assert unique_recipients(people).all == ["strasse@x.test", "straße@x.test", "a@xn--bcher-kva.test"]
+
+
 def test_a_bad_recipient_is_named_by_list_and_position() -> None:
     with pytest.raises(InvalidInputError, match=r"cc\[1\]"):
         unique_recipients(["a@x.org"], ["b@x.org", "nobody"])

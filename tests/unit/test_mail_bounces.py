@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,30 @@ def test_what_did_not_come_back_is_none() -> None:
 def test_the_status_may_stand_in_the_server_s_words_only() -> None:
     (only,) = read_bounce(report("A: b\n\nFinal-Recipient: rfc822;a@b.test\nAction: failed\nDiagnostic-Code: smtp; 552 5.2.2 full\n")) or []
     assert only.status == "5.2.2"
+
+
+HEAD = (
+    b"Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; x\r\n\r\n"
+)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Final-Recipient: rfc822; " + b"a" * 300_000,
+        b"Original-Recipient: rfc822;" + b"+41" * 300_000,
+        b"Final-Recipient: rfc822; b@x.test\r\nDiagnostic-Code: smtp; " + b"5.1." * 300_000,
+        b"Final-Recipient: rfc822; b@x.test\r\n\r\n" * 30_000,
+    ],
+    ids=["address", "xtext", "status", "recipients"],
+)
+def test_an_endless_field_costs_bounded_time(field: bytes) -> None:
+    began = time.process_time()
+    reports = read_bounce(HEAD + field + b"\r\n\r\n--b--\r\n")
+    assert reports is not None
+    assert len(reports) <= 1000
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize(

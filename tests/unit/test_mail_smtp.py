@@ -150,7 +150,7 @@ def test_a_failed_mail_is_named_by_what_it_means(steps: list[tuple[str, bytes]],
 
 
 def test_silence_after_the_dot_is_uncertain_and_silence_before_it_is_not() -> None:
-    assert isinstance(failure(*HELLO, MAIL, RCPT, DATA, *BODY, ("^\\.", b""), timeout=1.5), DeliveryUncertain)
+    assert isinstance(failure(*HELLO, MAIL, RCPT, DATA, *BODY, ("^\\.", b""), timeout=0.5), DeliveryUncertain)
     assert isinstance(failure(*HELLO, ("^MAIL", b""), timeout=0.3), ConnectionFailed)
 
 

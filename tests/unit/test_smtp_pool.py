@@ -126,6 +126,22 @@ def test_envelope_and_data_go_in_one_write_where_the_server_allows_it() -> None:
         assert [read.split()[0] for read in server.reads[1:4]] == [b"MAIL", b"RCPT", b"DATA"]
 
 
+@pytest.mark.parametrize("extension", ["PIPELINING", "HELP"])
+def test_nobody_is_named_after_the_server_has_enough_of_them(extension: str) -> None:
+    people = [f"p{number}@x.test" for number in range(450)]
+    with line_server(extension) as server, SmtpTransport(server.endpoint()) as transport:
+        server.answers = {f"RCPT TO:<{each}>": b"452 4.5.3 too many recipients\r\n" for each in people[120:]}
+        outcome = send(transport, *people)
+        assert len([line for line in server.connections[0] if line.startswith("RCPT")]) <= 200
+        server.answers = {"RCPT": b"452 4.5.3 too many recipients\r\n", "RSET": b"250 ok\r\n"}
+        assert send(transport, *people, mark=pytest.fail).deferred == people
+        server.answers = {"MAIL": b"550 no\r\n", "RSET": b"250 ok\r\n"}
+        with pytest.raises(SenderRejected):
+            send(transport, *people)
+    assert (outcome.accepted, outcome.deferred) == (people[:120], people[120:])
+    assert {(refusal.is_left, refusal.hint) for refusal in outcome.refused} == {(True, 1.0)}
+
+
 def test_many_recipients_go_in_groups_and_each_reply_finds_its_own() -> None:
     people = [f"p{number}@x.test" for number in range(450)]
     with line_server("PIPELINING") as server, SmtpTransport(server.endpoint()) as transport:
@@ -261,6 +277,37 @@ def test_accounts_tenants_and_credentials_never_share_one(server: LineServer, po
             send(pool.transport(account, endpoint))
     assert len(server.connections) == len(ways)
     assert pool.count() == len(ways)
+
+
+def test_a_login_that_was_refused_three_times_is_left_alone_for_a_while(server: LineServer) -> None:
+    server.extensions = ("AUTH PLAIN",)
+    server.answers = {"AUTH": b"535 5.7.8 no\r\n"}
+    pool, wrong = SmtpPool(refused_seconds=0.5), server.endpoint(username="jo", secret=Secret("wrong"))
+    for _ in range(6):
+        with pytest.raises(AuthenticationRefused):
+            send(pool.transport("acme:1", wrong), mark=pytest.fail)
+    assert len(server.connections) == 3
+    server.answers = {"AUTH": b"235 in\r\n"}
+    assert send(pool.transport("acme:1", server.endpoint(username="jo", secret=Secret("right")))).accepted
+    assert send(pool.transport("acme:2", wrong)).accepted  # another account's
+    with pytest.raises(AuthenticationRefused, match="three times"):
+        send(pool.transport("acme:1", wrong))
+    time.sleep(0.6)
+    assert send(pool.transport("acme:1", wrong)).accepted
+    pool.close()
+
+
+def test_refused_logins_in_between_good_ones_do_not_add_up(server: LineServer) -> None:
+    server.extensions = ("AUTH PLAIN",)
+    pool, login = SmtpPool(most_mails=1), server.endpoint(username="jo", secret=Secret("s"))
+    for _ in range(3):
+        server.answers = {"AUTH": b"535 5.7.8 no\r\n"}
+        for _ in range(2):
+            with pytest.raises(AuthenticationRefused):
+                send(pool.transport("acme:1", login))
+        server.answers = {"AUTH": b"235 in\r\n"}
+        assert send(pool.transport("acme:1", login)).accepted
+    pool.close()
 
 
 def test_a_connection_is_lent_to_one_thread_at_a_time(server: LineServer, pool: SmtpPool) -> None:
