@@ -6,17 +6,16 @@ rounds.
 
 from __future__ import annotations
 
-import re
 import statistics
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from bench.machine import PeakMemory
 from bench.mailbox_copies import Mbsync
 from bench.workbench import parser_of, spread, table, workbench
-from tests.acceptance.installation import Program, Tenant
+from tests.acceptance.installation import Tenant
 from tests.servers.dovecot import Dovecot
 from tests.servers.process import server_directory
 from tests.servers.proxy import FaultProxy
@@ -46,20 +45,21 @@ def main() -> None:
         worker = bench.installation.start_worker(processes=1, threads=4, LOG_LEVEL="INFO", IMAP_COMPRESS=str(chosen.compress))
         bench.installation.start_api()
         acme = bench.installation.new_tenant("acme")
-        for number in range(chosen.rounds):
-            user = f"user{number}"
-            dovecot.add_user(user, "secret")
-            for raw in letters[: chosen.messages]:
-                dovecot.deliver(user, raw)
-            far = line.port if chosen.delay else None
-            more = letters[chosen.messages :]
-            _round(times, acme, dovecot, user, more, chosen.messages, chosen.unchanged, far=far, is_first=number % 2 == 0)
-        peak = _peak_mebibytes(worker)
+        (process,) = worker.children()
+        with PeakMemory(process) as memory:
+            for number in range(chosen.rounds):
+                user = f"user{number}"
+                dovecot.add_user(user, "secret")
+                for raw in letters[: chosen.messages]:
+                    dovecot.deliver(user, raw)
+                far = line.port if chosen.delay else None
+                more = letters[chosen.messages :]
+                _round(times, acme, dovecot, user, more, chosen.messages, chosen.unchanged, far=far, is_first=number % 2 == 0)
     size = sum(map(len, letters)) / len(letters) / 1024
     title = f"{chosen.messages} messages of {size:.1f} KiB, {chosen.rounds} mailboxes"
     if chosen.delay:
         title += f", a line of {chosen.delay * 1000:.0f} to {(chosen.delay + chosen.jitter) * 1000:.0f} ms"
-    table(title, [*_rows(times, chosen.messages, peak), *_round_trips(times, chosen.delay)])
+    table(title, [*_rows(times, chosen.messages, memory), *_round_trips(times, chosen.delay)])
     if not Mbsync.is_installed():
         print("NOT COMPARED: mbsync is not installed (Debian package isync)")
 
@@ -141,13 +141,7 @@ def _round_trips(times: Times, delay: float) -> list[tuple[str, str]]:
     return [(f"round trips waited for, {what}", f"{seconds / delay:.1f}") for what, seconds in longer.items()]
 
 
-def _peak_mebibytes(worker: Program) -> float:
-    """The most that one process of the worker ever had in memory."""
-    peaks = [re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()) for pid in worker.tree()]
-    return max(int(peak.group(1)) for peak in peaks if peak) / 1024
-
-
-def _rows(times: Times, messages: int, peak: float) -> list[tuple[str, str]]:
+def _rows(times: Times, messages: int, memory: PeakMemory) -> list[tuple[str, str]]:
     rows = [(f"{who}: {what}", spread(seconds, "s", 3)) for (who, what), seconds in sorted(times.items(), key=lambda each: each[0][1])]
     rows += [
         (f"{who}: messages a second", spread([messages / each for each in times[who, FULL]], "", 0))
@@ -157,7 +151,7 @@ def _rows(times: Times, messages: int, peak: float) -> list[tuple[str, str]]:
         if who != OURS:
             ratio = statistics.median(seconds) / statistics.median(times[OURS, what])
             rows.append((f"{who} takes, {what}", f"{ratio:.2f} times as long as Mailroom"))
-    return [*rows, ("peak memory of the worker", f"{peak:.0f} MiB")]
+    return [*rows, ("memory of the worker process, PSS, before; at its peak", f"{memory.first:.0f} MiB; {memory.peak:.0f} MiB")]
 
 
 if __name__ == "__main__":
