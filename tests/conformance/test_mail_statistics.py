@@ -16,7 +16,7 @@ def counted(account: Account) -> float | None:
     with account.record.session(account.ann) as session:
         if session.get_bind().dialect.name != "postgresql":
             return None
-        return session.scalar(text("SELECT reltuples FROM pg_class WHERE oid = to_regclass('email_messages')"))
+        return float(session.scalar(text("SELECT reltuples FROM pg_class WHERE oid = to_regclass('email_messages')")) or 0)
 
 
 def test_statistics_are_made_and_kept_until_the_table_has_outgrown_them(record: Record) -> None:
