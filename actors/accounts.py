@@ -35,8 +35,7 @@ def account_to_itself(email_client_id: str) -> Iterator[None]:
             EmailClients(session).end_sync(email_client_id, run_id)
         raise
     with session_scope() as session:
-        EmailClients(session).synced(email_client_id)
-        EmailClients(session).end_sync(email_client_id, run_id)
+        EmailClients(session).synced(email_client_id, run_id)
 
 
 def _note(clients: EmailClients, email_client_id: str, error: BaseException) -> None:

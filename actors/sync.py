@@ -28,7 +28,7 @@ from mail.imap import ImapMailbox
 from mail.mailbox import Identity
 from mail.pop3 import INBOX, Pop3Mailbox, sync_pop3
 from mail.sync import FolderCursor, KnownFolder, SyncBatch, list_folders, sync_mailbox
-from runs.current import current_run
+from runs.current import checkpoint, current_run
 from runs.limits import SoftTimeLimitExceeded
 from runs.progress import progress
 from runs.registry import EmailClientId, FolderId
@@ -43,6 +43,10 @@ from storage.repositories.outbound import OutboundEmails
 from storage.webhook_events import NewEvent, note
 
 GOES_ON_SECONDS = 0.5
+BRIEF_SECONDS = 0.5
+"""A sync that is over by then tells nobody how far it has come: each telling is a commit, for which the next batch would wait."""
+MANY = 200
+"""Messages of a batch after which it is worth a look whether the database still knows what it has."""
 RECOGNISED_FOR = timedelta(hours=1)
 """For so long a message that vanished from its folder is known again when it turns up in another."""
 
@@ -151,7 +155,7 @@ def _sync_imap(work: _Work) -> Changes:
         with session_scope() as session:
             folders = EmailFolders(session)
             deleted = folders.match(work.email_client_id, remotes)
-            known = {folder.name: _known(folder) for folder in folders.of(work.email_client_id)}
+            known = {folder.name: _known(folder) for folder in folders.matched}
         size = get_settings().sync_batch_size
         return _store(
             work,
@@ -165,7 +169,7 @@ def _sync_pop3(work: _Work) -> Changes:
         with session_scope() as session:
             folders = EmailFolders(session)
             folders.match(work.email_client_id, [INBOX])
-            inbox = next(folder for folder in folders.of(work.email_client_id) if folder.name == INBOX.name)
+            (inbox,) = folders.matched
             uidls = EmailMessages(session).uids_by_remote_id(inbox.id)
             next_uid = inbox.uid_next or 1
         return _store(
@@ -175,14 +179,17 @@ def _sync_pop3(work: _Work) -> Changes:
 
 def _store(work: _Work, changes: Changes, batches: Iterable[SyncBatch]) -> Changes:
     """Each batch in a transaction of its own, on a thread of its own: while the database works the next one is fetched and read."""
-    run, context = current_run(), copy_context()
+    run, context, brief_until = current_run(), copy_context(), time.monotonic() + BRIEF_SECONDS
     with ThreadPoolExecutor(1, thread_name_prefix="store") as storing:
         under_way: Future[Changes] | None = None
         for batch in batches:
             if under_way is not None:
                 changes += under_way.result()
             under_way = storing.submit(context.run, _store_one, work, batch)
-            progress(batch.done, batch.total, batch.folder.role or "folder")
+            if time.monotonic() < brief_until:
+                checkpoint()
+            else:
+                progress(batch.done, batch.total, batch.folder.role or "folder")
         if under_way is not None:
             changes += under_way.result()
     if run is not None and run.fence > 1:  # earlier turns of this run have stored some, too
@@ -198,7 +205,10 @@ def _store_one(work: _Work, batch: SyncBatch) -> Changes:
         _note_bounces(session, batch)
         if work.spam is not None:
             work.spam.store(session, batch, stored, verdicts)
-        return stored
+    if stored.synced >= MANY:
+        with session_scope() as session:
+            EmailMessages(session).keep_statistics()
+    return stored
 
 
 def _note_bounces(session: Session, batch: SyncBatch) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import threading
 import time
-from pathlib import Path
 
+from bench.machine import PeakMemory
 from bench.workbench import parser_of, table, workbench
-from tests.acceptance.installation import Installation, Program, Tenant, eventually
+from tests.acceptance.installation import Installation, Tenant, eventually
 from tests.servers.dovecot import Dovecot
 from tests.servers.process import server_directory
 
-SAMPLE_SECONDS = 0.25
 CANCELLED_AT = 0.3
 """The share of the mailbox that is stored when the first sync is cancelled."""
 PATIENCE = 7200.0
@@ -34,7 +31,8 @@ def main() -> int:
         acme = bench.installation.new_tenant("acme")
         worker = bench.installation.start_worker(processes=1, threads=4)
         client_id = acme.new_client(email="ann@acme.example", imap_port=dovecot.imap_port, imap_username="ann", imap_password="secret")
-        with Memory(worker) as memory:
+        (process,) = worker.children()
+        with PeakMemory(process) as memory:
             rows = _synced_in_two(bench.installation, acme, client_id, messages)
     rows += [
         ("memory of the worker process before, PSS", f"{memory.first:.0f} MiB"),
@@ -85,35 +83,6 @@ def _indexed(dovecot: Dovecot) -> None:
     with dovecot.imap_client("ann", "secret") as client:
         client.sock.settimeout(PATIENCE)
         client.select("INBOX", readonly=True)
-
-
-class Memory:
-    """Looks again and again at the proportional set size (proc(5), smaps_rollup) of the process that works; in MiB."""
-
-    def __init__(self, worker: Program) -> None:
-        (self._pid,) = worker.children()
-        self.first = self.peak = self._now()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(SAMPLE_SECONDS):
-            self.peak = max(self.peak, self._now())
-
-    def _now(self) -> float:
-        try:
-            found = re.search(r"Pss:\s+(\d+)", Path(f"/proc/{self._pid}/smaps_rollup").read_text())
-        except OSError:
-            return 0.0
-        return int(found.group(1)) / 1024 if found else 0.0
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
 ESTABLISHED = "01"
+SAMPLE_SECONDS = 0.25
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
@@ -37,6 +39,31 @@ def mebibytes(pid: int, kind: str) -> float:
     except OSError:
         return 0.0  # it has ended meanwhile
     return sum(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 1024
+
+
+class PeakMemory:
+    """Looks again and again at the proportional set size of a process: what it shares with others counts in parts; in MiB.
+
+    The kernel's own peak (VmHWM) is no use here: it is of the resident set, which counts all that a forked worker shares as its own.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.first = self.peak = mebibytes(pid, "Pss")
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(SAMPLE_SECONDS):
+            self.peak = max(self.peak, mebibytes(self._pid, "Pss"))
 
 
 def connections(pid: int, port: int) -> int:

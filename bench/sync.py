@@ -1,22 +1,21 @@
 """A mailbox from Dovecot into PostgreSQL by a real worker, and by mbsync into a Maildir, in turn: all of it, nothing new, a few changes.
 
 With `--delay 0.04` Mailroom syncs a second account on the same mailbox over a line with a round trip of so many seconds, in the same
-rounds.
+rounds; what goes over that line is counted.
 """
 
 from __future__ import annotations
 
-import re
 import statistics
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from bench.machine import PeakMemory
 from bench.mailbox_copies import Mbsync
 from bench.workbench import parser_of, spread, table, workbench
-from tests.acceptance.installation import Program, Tenant
+from tests.acceptance.installation import Tenant
 from tests.servers.dovecot import Dovecot
 from tests.servers.process import server_directory
 from tests.servers.proxy import FaultProxy
@@ -26,6 +25,8 @@ NEW, FLAGGED, DELETED = 100, 50, 20
 FULL, UNCHANGED, CHANGED = "all of it", "nothing new", f"{NEW} new, {FLAGGED} flags, {DELETED} deleted"
 OURS, FAR, THEIRS, CAREFUL = "Mailroom", "Mailroom over the line", "mbsync without fsync", "mbsync with fsync (its default)"
 Times = dict[tuple[str, str], list[float]]
+Wire = dict[str, list[int]]
+"""Bytes of each sync over the line."""
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--compress", action="store_true", help="IMAP_COMPRESS: COMPRESS=DEFLATE wherever Dovecot offers it")
     chosen = parser.parse_args()
     times: Times = defaultdict(list)
+    wire: Wire = defaultdict(list)
     letters = [letter(number) for number in range(chosen.messages + NEW)]
     with (
         workbench() as bench,
@@ -46,22 +48,36 @@ def main() -> None:
         worker = bench.installation.start_worker(processes=1, threads=4, LOG_LEVEL="INFO", IMAP_COMPRESS=str(chosen.compress))
         bench.installation.start_api()
         acme = bench.installation.new_tenant("acme")
-        for number in range(chosen.rounds):
-            user = f"user{number}"
-            dovecot.add_user(user, "secret")
-            for raw in letters[: chosen.messages]:
-                dovecot.deliver(user, raw)
-            far = line.port if chosen.delay else None
-            more = letters[chosen.messages :]
-            _round(times, acme, dovecot, user, more, chosen.messages, chosen.unchanged, far=far, is_first=number % 2 == 0)
-        peak = _peak_mebibytes(worker)
+        (process,) = worker.children()
+        with PeakMemory(process) as memory:
+            for number in range(chosen.rounds):
+                user = f"user{number}"
+                dovecot.add_user(user, "secret")
+                for raw in letters[: chosen.messages]:
+                    dovecot.deliver(user, raw)
+                far = line if chosen.delay else None
+                more = letters[chosen.messages :]
+                _round(times, wire, acme, dovecot, user, more, chosen.messages, chosen.unchanged, far=far, is_first=number % 2 == 0)
     size = sum(map(len, letters)) / len(letters) / 1024
     title = f"{chosen.messages} messages of {size:.1f} KiB, {chosen.rounds} mailboxes"
     if chosen.delay:
         title += f", a line of {chosen.delay * 1000:.0f} to {(chosen.delay + chosen.jitter) * 1000:.0f} ms"
-    table(title, [*_rows(times, chosen.messages, peak), *_round_trips(times, chosen.delay)])
+    table(title, [*_rows(times, chosen.messages, memory), *_round_trips(times, chosen.delay), *_bytes(wire, letters[chosen.messages :])])
     if not Mbsync.is_installed():
         print("NOT COMPARED: mbsync is not installed (Debian package isync)")
+
+
+def _bytes(wire: Wire, more: list[bytes]) -> list[tuple[str, str]]:
+    """What went over the line; of the changed mailbox, without the new messages themselves."""
+    bodies = {CHANGED: sum(map(len, more))}
+    return [
+        (
+            f"bytes over the line, {what}" + (", new messages left out" if what in bodies else ""),
+            spread([each - bodies.get(what, 0) for each in sent], "", 0),
+        )
+        for what, sent in wire.items()
+        if what != FULL
+    ]
 
 
 @contextmanager
@@ -73,6 +89,7 @@ def _line(dovecot: Dovecot, chosen: Namespace) -> Iterator[FaultProxy]:
 
 def _round(
     times: Times,
+    wire: Wire,
     acme: Tenant,
     dovecot: Dovecot,
     user: str,
@@ -80,25 +97,24 @@ def _round(
     messages: int,
     unchanged: int,
     *,
-    far: int | None,
+    far: FaultProxy | None,
     is_first: bool,
 ) -> None:
-    ports = {OURS: dovecot.imap_port, **({FAR: far} if far else {})}
+    ports = {OURS: dovecot.imap_port, **({FAR: far.port} if far else {})}
     clients = {
         who: acme.new_client(email=f"{user}@acme.example", imap_port=port, imap_username=user, imap_password="secret")
         for who, port in ports.items()
     }
-    copies = {}
-    if Mbsync.is_installed():
-        for name in (THEIRS, CAREFUL):
-            directory = dovecot.directory / f"{user}-{name.split()[1]}"
-            copies[name] = Mbsync(directory, dovecot.imap_port, user, "secret", fsync=name == CAREFUL)
+    copies = _copies(dovecot, user)
     dovecot.doveadm("index", "-u", user, "INBOX")  # so that nobody pays for the server's first look at its files
 
     def everybody(what: str, new: int) -> None:
         def ours() -> None:
             for who in clients if is_first else reversed(clients):
+                before = far.passed if far else 0
                 times[who, what].append(_synced(acme, clients[who], new))
+                if far and who == FAR:
+                    wire[what].append(far.passed - before)
 
         if is_first:
             ours()
@@ -113,6 +129,14 @@ def _round(
     _change(dovecot, user, more)
     everybody(CHANGED, len(more))
     assert all(copy.count() == messages + NEW - DELETED for copy in copies.values())
+
+
+def _copies(dovecot: Dovecot, user: str) -> dict[str, Mbsync]:
+    """The peer, careful and careless; nobody where it is not installed."""
+    return {
+        name: Mbsync(dovecot.directory / f"{user}-{name.split()[1]}", dovecot.imap_port, user, "secret", fsync=name == CAREFUL)
+        for name in ((THEIRS, CAREFUL) if Mbsync.is_installed() else ())
+    }
 
 
 def _change(dovecot: Dovecot, user: str, more: list[bytes]) -> None:
@@ -141,13 +165,7 @@ def _round_trips(times: Times, delay: float) -> list[tuple[str, str]]:
     return [(f"round trips waited for, {what}", f"{seconds / delay:.1f}") for what, seconds in longer.items()]
 
 
-def _peak_mebibytes(worker: Program) -> float:
-    """The most that one process of the worker ever had in memory."""
-    peaks = [re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()) for pid in worker.tree()]
-    return max(int(peak.group(1)) for peak in peaks if peak) / 1024
-
-
-def _rows(times: Times, messages: int, peak: float) -> list[tuple[str, str]]:
+def _rows(times: Times, messages: int, memory: PeakMemory) -> list[tuple[str, str]]:
     rows = [(f"{who}: {what}", spread(seconds, "s", 3)) for (who, what), seconds in sorted(times.items(), key=lambda each: each[0][1])]
     rows += [
         (f"{who}: messages a second", spread([messages / each for each in times[who, FULL]], "", 0))
@@ -157,7 +175,7 @@ def _rows(times: Times, messages: int, peak: float) -> list[tuple[str, str]]:
         if who != OURS:
             ratio = statistics.median(seconds) / statistics.median(times[OURS, what])
             rows.append((f"{who} takes, {what}", f"{ratio:.2f} times as long as Mailroom"))
-    return [*rows, ("peak memory of the worker", f"{peak:.0f} MiB")]
+    return [*rows, ("memory of the worker process, PSS, before; at its peak", f"{memory.first:.0f} MiB; {memory.peak:.0f} MiB")]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ _MAX_FIELD, _MAX_PARAMETERS = 8 * 1024, 32
 """Characters and parameters of a header that the standard library is given: its time grows with their square."""
 _MAX_BOUNDARIES = 20_000
 """Lines that may be boundaries: each becomes an object before anybody can count them."""
+_SMALL = 44_000
+"""Bytes in which neither bound can be passed, so that most messages are not searched for it."""
 _BLOCK_ENDS = re.compile(rb"\r?\n\r?\n|\r\r")
 
 _CHARSET = re.compile(r"charset\*?\s*=\s*(?:[\w-]*'[\w-]*')?\s*\"?([^\";]+)", re.IGNORECASE)
@@ -95,7 +97,7 @@ def _read(raw: bytes, defects: set[str], depth: int) -> list[Leaf]:
 
 
 def _with_few_boundaries(raw: bytes, defects: set[str]) -> bytes:
-    if raw.count(b"\n--") <= _MAX_BOUNDARIES:
+    if len(raw) <= _SMALL or raw.count(b"\n--") <= _MAX_BOUNDARIES:
         return raw
     defects.add("too_many_parts")
     end = 0
@@ -106,7 +108,7 @@ def _with_few_boundaries(raw: bytes, defects: set[str]) -> bytes:
 
 def _is_laborious(raw: bytes) -> bool:
     """Whether the fast parser would take long over beginnings of encoded words. Only blocks of lines count: a body may be large."""
-    if raw.count(b"=?") * len(raw) <= _MAX_WORDS:
+    if len(raw) <= _SMALL or raw.count(b"=?") * len(raw) <= _MAX_WORDS:
         return False
     return sum(block.count(b"=?") * len(block) for block in _BLOCK_ENDS.split(raw)) > _MAX_WORDS
 

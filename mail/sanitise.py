@@ -51,9 +51,9 @@ def _without_remote(_tag: str, attribute: str, value: str) -> str | None:
         return value if _EMBEDDED.match(value.strip()) else None
     if attribute == "cite":  # nothing shows it and nobody needs it
         return None
-    if attribute == "href" and _IGNORED_IN_URLS.sub("", value).lower().startswith(("data:", "cid:")):
-        return None
-    return value
+    if attribute != "href" or value.startswith(("http", "mailto:")):
+        return value
+    return None if _IGNORED_IN_URLS.sub("", value).lower().startswith(("data:", "cid:")) else value
 
 
 _CLEANER = nh3.Cleaner(

@@ -42,6 +42,12 @@ def add_messages(session: Session, rows: Sequence[dict[str, Any]], words: Sequen
     return added
 
 
+def keep_statistics(session: Session) -> None:
+    """After many rows were added: what the server plans by is to be true of them. SQLite plans without."""
+    if is_postgres(session):
+        postgres_mail.keep_statistics(session.connection())
+
+
 def add_rows(session: Session, model: type[Base], rows: Sequence[dict[str, Any]]) -> None:
     """Inserts rows that are not there yet."""
     if rows and is_postgres(session):

@@ -22,6 +22,9 @@ from storage.postgres import VISIBLE
 WORDS_OF_TEXT = 50_000
 """Characters of a message's text that are searched. A tsvector takes at most 1 MB."""
 
+OUTGROWN, LARGE = 4, 25_000
+"""By so many times the table of messages may grow before its statistics are made anew; one of so many pages is left to the server."""
+
 _WORDS = """setweight(to_tsvector('simple', {subject}), 'A') || setweight(to_tsvector('simple', {people}), 'B')
             || to_tsvector('simple', left({text}, {limit})) || array_to_tsvector(ARRAY['tenant ' || tenant_id])"""
 # The tenant is a word too (one that no text can hold: it has a space in it), so that the index answers for one tenant alone.
@@ -38,10 +41,17 @@ INDEX_STORED = text(f"""
     SELECT tenant_id, id, {_STORED_WORDS} FROM acting, email_messages""")  # noqa: S608  (our own text)
 """For messages that were stored before words were."""
 
-_SQUEEZE = text("""
-    SELECT set_config('default_toast_compression', 'lz4', true) FROM pg_settings
-    WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)""")
+_CAN_SQUEEZE = text("SELECT count(*) FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)")
+_SQUEEZE = text("SET LOCAL default_toast_compression = 'lz4'")
 """Long values are compressed as they arrive: lz4, where the server has it (PostgreSQL 14 and built with it), takes a third of the time."""
+
+_HAS_OUTGROWN_STATISTICS = text(f"""
+    SELECT relpages < {LARGE} AND pg_relation_size(oid) / current_setting('block_size')::int > {OUTGROWN} * greatest(relpages, 4)
+    FROM pg_class WHERE oid = to_regclass('email_messages')""")  # noqa: S608  (our own text)
+_STATISTICS = text("""
+    ANALYZE (SKIP_LOCKED) email_messages
+        (tenant_id, client_id, folder_id, uid_validity, uid, message_id, thread_id, sha256, remote_id, internal_date, vanished_at),
+    thread_links""")
 
 _INSERT = """
     WITH added AS (
@@ -95,11 +105,26 @@ def search_for(connection: Connection, words: str, tenant_id: str | None) -> Non
 
 def add_messages(connection: Connection, rows: Sequence[Mapping[str, Any]], words: Sequence[tuple[str, str | None]]) -> set[str]:
     """Inserts the rows that are not there yet, with the words they are found by (people; text, None: body_text). Returns their ids."""
-    connection.execute(_SQUEEZE)
+    _squeeze(connection)
     _stage(connection, "arriving_messages", "email_messages", ", '' AS people, '' AS words")
     columns = [*rows[0], "people", "words"]
     _copy(connection, "arriving_messages", columns, ((*row.values(), *more) for row, more in zip(rows, words, strict=True)))
     return set(connection.scalars(text(_INSERT.format(names=", ".join(rows[0]), words=_ARRIVING_WORDS))))
+
+
+def _squeeze(connection: Connection) -> None:
+    """For this transaction. Whether the server can is asked once for a connection: the answer takes it longer than most statements."""
+    if "squeezes" not in connection.info:
+        connection.info["squeezes"] = bool(connection.scalar(_CAN_SQUEEZE))
+    if connection.info["squeezes"]:
+        connection.execute(_SQUEEZE)
+
+
+def keep_statistics(connection: Connection) -> None:
+    """Statistics of messages whose table has outgrown those it has: without any, or with those of an empty table, PostgreSQL looks for
+    twenty messages by reading the whole folder. Its own daemon comes by once a minute, and a first sync is over by then."""
+    if connection.scalar(_HAS_OUTGROWN_STATISTICS):
+        connection.execute(_STATISTICS)
 
 
 def add_rows(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -146,12 +171,17 @@ def _stage(connection: Connection, stage: str, table: str, more: str = "") -> No
 
 
 def _copy(connection: Connection, stage: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
-    """COPY in its text format into a table of this connection's own: COPY FROM refuses tables that have policies."""
-    lines = "".join(["\t".join([_escaped(value) if type(value) is str else _field(value) for value in row]) + "\n" for row in rows])
+    """COPY in its text format into a table of this connection's own: COPY FROM refuses tables that have policies.
+
+    Each row is encoded by itself: as one text, a single emoji would make all of a batch four bytes a character.
+    """
+    lines = b"".join(
+        [("\t".join([_escaped(value) if type(value) is str else _field(value) for value in row]) + "\n").encode() for row in rows]
+    )
     driver: Any = connection.connection.driver_connection
     try:
         with driver.cursor() as cursor:
-            cursor.copy_expert(f"COPY pg_temp.{stage} ({', '.join(columns)}) FROM STDIN", io.StringIO(lines))
+            cursor.copy_expert(f"COPY pg_temp.{stage} ({', '.join(columns)}) FROM STDIN (ENCODING 'UTF8')", io.BytesIO(lines))
     except psycopg2.OperationalError as error:  # as SQLAlchemy would have said it
         raise OperationalError("COPY", None, error, hide_parameters=True) from error
     except psycopg2.Error as error:  # its text quotes the row, and that is somebody's mail
@@ -161,12 +191,13 @@ def _copy(connection: Connection, stage: str, columns: Sequence[str], rows: Iter
 def _field(value: Any) -> str:
     if value is None:
         return "\\N"
+    kind = type(value)
+    if kind is list or kind is dict:
+        return _escaped(_json(value)) if value else "[]" if kind is list else "{}"
     if isinstance(value, bytes):
         return f"\\\\x{value.hex()}"
     if isinstance(value, str):
         return _escaped(value)
-    if isinstance(value, list | dict):
-        return _escaped(_json(value)) if value else "[]" if isinstance(value, list) else "{}"
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.util import identity_key
 
@@ -197,9 +197,10 @@ class EmailClients(Repository):
         mine = update(EmailClient).where(self.owns(EmailClient), EmailClient.id == client_id, EmailClient.syncing_run_id == run_id)
         self.session.execute(mine.values(syncing_run_id=None))
 
-    def synced(self, client_id: str) -> None:
-        """A sync went through: the account is well."""
-        self._update(client_id, last_sync_at=db_now(), last_error=None, refused_logins=0)
+    def synced(self, client_id: str, run_id: str) -> None:
+        """A sync went through: the account is well, and given back."""
+        given_back = func.nullif(EmailClient.syncing_run_id, run_id)
+        self._update(client_id, syncing_run_id=given_back, last_sync_at=db_now(), last_error=None, refused_logins=0)
 
     def login_refused(self, client_id: str, error: str) -> bool:
         """Counts a refused login. Returns whether it was one too many, so that the account's syncs are now stopped."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sqlalchemy.orm import Session
+
 from mail.folder_names import RemoteFolder
 from storage.expressions import db_now
 from storage.models import EmailFolder
@@ -13,7 +15,11 @@ from storage.repositories.places import Places
 
 
 class EmailFolders(Repository):
-    """The folders of the identity's accounts."""
+    """The folders of the identity's accounts. `matched` are those that the last `match` found on the server."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.matched: list[EmailFolder] = []
 
     def one(self, folder_id: str, client_id: str) -> EmailFolder:
         """Raises NotFoundError, also for a folder of another account and for one that is gone."""
@@ -35,6 +41,7 @@ class EmailFolders(Repository):
         """
         tenant_id = EmailClients(self.session).one(client_id).tenant_id
         stored = self._all(client_id)
+        self.matched = []
         present = {remote.name: remote for remote in remotes if remote.selectable}
         rows = _matched(stored, present)
         removed = 0
@@ -49,6 +56,7 @@ class EmailFolders(Repository):
                 self.session.add(row)
             row.name, row.raw_name, row.role, row.vanished_at = name, remote.raw_name, remote.role, None
             row.remote_id = remote.remote_id or row.remote_id
+            self.matched.append(row)
         self.session.flush()
         return removed
 

@@ -92,6 +92,10 @@ class EmailMessages(Repository):
         self._advance(folder, batch.cursor)
         return Changes(len(added), updated, removed + left, new, places.moves)
 
+    def keep_statistics(self) -> None:
+        """After many messages were stored, in a transaction of its own: what the database plans by is to be true of them."""
+        mail_batches.keep_statistics(self.session)
+
     def count(self, client_id: str) -> int:
         """How many messages of an account are stored."""
         statement = select(func.count()).select_from(EmailMessage).where(self._visible(), EmailMessage.client_id == client_id)

@@ -189,7 +189,7 @@ TENANT_ONLY_LISTS: dict[str, Attempt] = {
     "TaskRuns.attempts": lambda s, b: TaskRuns(s).attempts(b.run),
 }
 SILENT_WRITES: dict[str, Attempt] = {  # statements that find nothing and say nothing
-    "EmailClients.synced": lambda s, b: EmailClients(s).synced(b.client),
+    "EmailClients.synced": lambda s, b: EmailClients(s).synced(b.client, b.run),
     "EmailClients.sync_failed": lambda s, b: EmailClients(s).sync_failed(b.client, "no"),
     "EmailClients.end_sync": lambda s, b: EmailClients(s).end_sync(b.client, new_id()),
     "OutboundEmails.not_sent": lambda s, b: OutboundEmails(s).not_sent(b.outbound, "no", is_final=True),

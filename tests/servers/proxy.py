@@ -56,6 +56,8 @@ class FaultProxy:
         self.jitter = 0.0
         self.rate: float | None = None
         self.connections = 0
+        self.passed = 0
+        """Bytes of both directions and all connections so far."""
         self._target_port = target_port
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,6 +198,7 @@ class FaultProxy:
                     await asyncio.sleep(len(data) / self.rate)
                 await link.flowing.wait()
                 target.write(data)
+                self.passed += len(data)
                 await target.drain()
             await reading
         finally:

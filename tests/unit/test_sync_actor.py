@@ -190,6 +190,7 @@ def test_a_revoked_sync_keeps_what_it_stored_with_its_cursor_and_frees_the_accou
         progress(done, total, note)
 
     monkeypatch.setattr(actors.sync, "progress", revoked_after_the_first_batch)
+    monkeypatch.setattr(actors.sync, "BRIEF_SECONDS", 0.0)
     with acting.attempt(ann, run_id=run_id), pytest.raises(RunRevoked):
         actors.sync.sync_emails(client)
     account = acting.client(client)
@@ -288,6 +289,7 @@ def test_at_the_soft_limit_a_sync_goes_on_later_and_counts_everything(
             raise SoftTimeLimitExceeded
 
     monkeypatch.setattr(actors.sync, "progress", progress)
+    monkeypatch.setattr(actors.sync, "BRIEF_SECONDS", 0.0)
     with acting.attempt(ann, run_id=run_id), pytest.raises(Snooze):
         actors.sync.sync_emails(client)
     assert acting.record.count(EmailMessage) == 4
@@ -295,6 +297,40 @@ def test_at_the_soft_limit_a_sync_goes_on_later_and_counts_everything(
     with acting.attempt(ann, run_id=run_id, number=2):
         assert actors.sync.sync_emails(client)["messages_synced"] == 7
     assert told == [2, 4, 2, 3]
+
+
+@pytest.mark.parametrize("is_brief", [True, False])
+def test_only_a_sync_that_takes_a_while_tells_how_far_it_has_come(
+    acting: Actors, mailbox: FakeMailbox, monkeypatch: pytest.MonkeyPatch, is_brief: bool
+) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(actors.sync, "progress", lambda done, total, _note: told.append((done, total)))
+    monkeypatch.setattr(actors.sync, "BRIEF_SECONDS", 60.0 if is_brief else 0.0)
+    client = acting.account(acting.record.people.ann, imap_host="imap.test")
+    mailbox.append(LETTER)
+    with acting.attempt(acting.record.people.ann):
+        actors.sync.sync_emails(client)
+    assert told == ([] if is_brief else [(1, 1)])
+
+
+def test_a_brief_sync_is_revoked_between_two_batches_all_the_same(
+    acting: Actors, mailbox: FakeMailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = get_settings().model_copy(update={"sync_batch_size": 2})
+    monkeypatch.setattr(actors.sync, "get_settings", lambda: small)
+    monkeypatch.setattr(actors.sync, "BRIEF_SECONDS", 60.0)
+    ann = acting.record.people.ann
+    client = acting.account(ann, imap_host="imap.test")
+    for number in range(5):
+        mailbox.append(LETTER.replace(b"<1@", f"<{number}@".encode()))
+    with acting.attempt(ann):
+        claim = current_run()
+        assert claim is not None
+        revoke_here(claim)
+        with pytest.raises(RunRevoked):
+            actors.sync.sync_emails(client)
+        forget_revoked(claim)
+    assert acting.record.count(EmailMessage) == 2
 
 
 def enqueued(acting: Actors, client: str) -> str:
