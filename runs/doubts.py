@@ -17,6 +17,9 @@ class Doubts:
         self.run_ids: set[str] = set()
         self._until = self._looked_at = 0.0
 
+    def __bool__(self) -> bool:
+        return bool(self._until or self.run_ids)
+
     def begin(self) -> None:
         """A turn got no answer: it may have claimed runs that nobody here knows of."""
         self._until = time.monotonic() + DOUBT_SECONDS

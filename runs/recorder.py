@@ -30,6 +30,7 @@ from storage.record import Record
 
 log = get_logger(__name__)
 IDLE_SECONDS = 0.25
+QUIET_SECONDS = 5.0  # where nothing but an event can change anything: so nobody gets up four times a second for nothing
 BROKEN_SECONDS = 0.5
 BUSY_SECONDS = 0.4  # with the quarter second of an idle turn, held messages go back in well under a second
 EXTRA_WAITING = 16  # how many messages beyond the free threads a polled broker may still bring
@@ -287,7 +288,7 @@ class Recorder(threading.Thread):
                 return 0
             if self._is_dry and not self._lanes:
                 return max(0.0, min(IDLE_SECONDS, self._looked_at + LOOK_SECONDS - time.monotonic()))
-        return IDLE_SECONDS
+        return IDLE_SECONDS if self._waiting or self._lanes or self._doubts or self.is_alone else QUIET_SECONDS
 
     def _heed(self, event: Wake) -> None:
         if event is Wake.HELD:  # from the relay, once a second

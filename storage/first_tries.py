@@ -7,7 +7,6 @@ it is not found here, and goes the long way of `repositories/outbound.py`. Postg
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,8 +24,6 @@ from storage.postgres import Prepared
 
 MOST_TOGETHER, LARGEST_TOGETHER = 100, 2**20
 """Recipients and bytes of a mail that others wait for while it is read: with more it takes the long way, alone."""
-PLAN_SECONDS = 10.0
-"""For so long a plan is kept: it is made when nothing may wait, and would serve badly when everything does."""
 
 # One mail, its tenant's and, if the caller acts for one, its user's. A row is entered by its id and by nothing else: `IS NOT DISTINCT
 # FROM`, `|| ''` and `num_nulls` keep the planner off the other indexes, with which it would read every mail that waits to find one.
@@ -173,7 +170,6 @@ class FirstTries:
 
     def __init__(self, engine: Engine) -> None:
         self._prepared = Prepared(engine, _TURNS)
-        self._planned_at = 0.0
 
     def turn(self, asked: Sequence[Asked]) -> list[Answer]:
         """Does and answers all of it, in the same order, or none. Of two that ask of the same mail only the first is answered.
@@ -185,7 +181,6 @@ class FirstTries:
         given = {kind: orjson.dumps(rows).decode() for kind, rows in groups.items() if rows}
         try:
             with self._prepared.cursor() as cursor:
-                self._plan_again(cursor)
                 cursor.execute(f"EXECUTE {_name(given)} ({', '.join(['%s'] * len(given))})", list(given.values()))
                 answers = {row[0]: _answer(first[row[0]], *row[1:]) for row in cursor.fetchall()}
         except psycopg2.Error as error:
@@ -196,11 +191,6 @@ class FirstTries:
     def close(self) -> None:
         """Closes the connection; the next turn opens it again."""
         self._prepared.close()
-
-    def _plan_again(self, cursor: Any) -> None:
-        if time.monotonic() - self._planned_at > PLAN_SECONDS:
-            self._planned_at = time.monotonic()
-            cursor.execute("DISCARD PLANS")
 
 
 def _row(asked: Asked) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ _OUTCOMES = """
             dead_lettered_at = CASE WHEN done.state = 'FAILURE' AND ({revoked}) IS NOT TRUE THEN statement_timestamp() END,
             duration_ms = done.duration_ms, is_suspect = done.is_suspect, ending = NULL
         FROM done
-        WHERE run.id = done.run_id AND run.fence = done.fence AND (run.state || '') = 'STARTED'
+        WHERE run.id = ANY (ARRAY[done.run_id]) AND run.fence = done.fence AND (run.state || '') = 'STARTED'
         RETURNING run.id, run.tenant_id, run.attempt + done.given_back AS attempt, run.worker_id, run.started_at, run.state,
                   run.task, run.queue, run.user_id, run.error_type, run.reason, run.duration_ms
     ), history AS (
@@ -124,8 +125,10 @@ _RETURNED = """run.id, run.tenant_id, run.user_id, run.task, run.queue, run.args
 # $1 the outcomes, $2 the claims and $3 their tenants, $4 the worker, $5 the claims in doubt; $6-$10 the lanes of held runs: queue,
 # tenant, priority, after which id, how many. One statement, one commit. A run is never in both halves: the recorder claims
 # nothing that it holds. `|| ''` keeps the planner off the indexes over `state`: with statistics from when nothing waited it would
-# read every waiting run to find sixteen. Rows are compared whole, so that only the index over held runs will do and
-# is entered right behind the last run that was claimed, not at the dead entries before it.
+# read every waiting run to find sixteen. Ids are compared as arrays of one and tenants by IS NOT DISTINCT FROM: a plain `=` makes an
+# index's order worth something, and of a table that was small when this was planned every run would be read in that order, to find
+# one. Rows are compared whole, so that only the index over held runs will do and is entered right behind the last run that was
+# claimed, not at the dead entries before it.
 _TURN = f"""
     PREPARE mailroom_turn (jsonb, uuid[], uuid[], text, uuid[], text[], uuid[], int[], uuid[], int[]) AS
     WITH {_OUTCOMES.format(outcomes="$1", revoked=_IS_REVOKED, **_TOLD)}, wanted AS (
@@ -144,7 +147,7 @@ _TURN = f"""
             attempt = run.attempt + CASE WHEN run.state = 'STARTED' THEN 0 ELSE 1 END,
             fence = run.fence + CASE WHEN run.state = 'STARTED' THEN 0 ELSE 1 END
         FROM wanted
-        WHERE run.id = wanted.id AND run.tenant_id = wanted.tenant_id
+        WHERE run.id = ANY (ARRAY[wanted.id]) AND run.tenant_id IS NOT DISTINCT FROM wanted.tenant_id
           AND ((run.state || '') IN ('PENDING', 'RETRY') AND (run.eta IS NULL OR run.eta <= statement_timestamp())
                AND (run.waiting_for = 'queue' OR run.waiting_for IN ('eta', 'broker') AND {_IS_FREE}) AND {_MAY_START}
                OR (run.state || '') = 'STARTED' AND run.worker_id = $4 AND run.id = ANY ($5))
@@ -156,7 +159,8 @@ _TURN = f"""
            hard_limit, priority, is_suspect, was_lost_in_company, group_id::text, is_followed
     FROM claimed
 """  # noqa: S608  (our own text)
-# One plan for good, over indexes: it is made when the tables may be empty and has to serve when they are not.
+# One plan for a while, over indexes: it is made when the tables may be empty and has to serve when they are not.
+PLAN_SECONDS = 10.0
 _PLANNER = """
     SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
     SET enable_sort = off; SET enable_incremental_sort = off; SET enable_bitmapscan = off;
@@ -237,6 +241,7 @@ class Prepared:
         self._engine = engine
         self._prepare = prepare
         self._connection: Any = None
+        self._planned_at = 0.0
 
     def close(self) -> None:
         """Closes the connection."""
@@ -245,7 +250,7 @@ class Prepared:
             connection.close()
 
     def cursor(self) -> Any:
-        """Opens the connection if it is not open. Raises what the driver raises."""
+        """Opens the connection if it is not open; has the statement planned anew if its plan is old. Raises what the driver raises."""
         if self._connection is None or self._connection.closed:
             borrowed = self._engine.raw_connection()
             connection = borrowed.driver_connection
@@ -255,8 +260,12 @@ class Prepared:
             with connection.cursor() as cursor:
                 cursor.execute(_PLANNER)
                 cursor.execute(self._prepare)
-            self._connection = connection
-        return self._connection.cursor()
+            self._connection, self._planned_at = connection, time.monotonic()
+        cursor = self._connection.cursor()
+        if time.monotonic() - self._planned_at > PLAN_SECONDS:
+            cursor.execute("DISCARD PLANS")
+            self._planned_at = time.monotonic()
+        return cursor
 
 
 class PostgresRecord(Prepared):

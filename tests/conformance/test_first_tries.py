@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select, text
 
 import actors.carrying
-import storage.first_tries
+import storage.postgres
 from actors.together import Together, together
 from core.clock import now
 from core.errors import UnavailableError
@@ -146,7 +146,7 @@ def test_a_mail_costs_the_same_however_many_wait_or_are_suppressed(post: Post, m
     with post.record.session() as session:
         many = f"SELECT gen_random_uuid(), {columns} FROM outbound_emails, generate_series(1, 3000) WHERE outbound_emails.id = :id"
         session.execute(text(f"INSERT INTO outbound_emails (id, {columns}) {many}"), {"id": email_id})
-    monkeypatch.setattr(storage.first_tries, "PLAN_SECONDS", 0)
+    monkeypatch.setattr(storage.postgres, "PLAN_SECONDS", 0)
     post.tries.turn([Look(ann, email_id)])
     with post.tries._prepared.cursor() as cursor:
         cursor.execute("EXPLAIN EXECUTE mailroom_first_try_mark_accepted_look ('[]', '[]', '[]')")

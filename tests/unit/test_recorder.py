@@ -42,6 +42,7 @@ class Recording:
         self.adoptable: Callable[[Envelope], Verdict | None] = lambda _envelope: Verdict.ACK
         self.away: str | None = None
         monkeypatch.setattr(runs.recorder, "IDLE_SECONDS", 0.001)
+        monkeypatch.setattr(runs.recorder, "QUIET_SECONDS", 0.002)
         monkeypatch.setattr(runs.recorder, "BROKEN_SECONDS", 0.001)
         self._record = open_record(house.engine)
         self.lanes: list[HeldLane] = []
@@ -287,6 +288,21 @@ def test_a_worker_that_lost_its_run_changes_nothing_with_its_outcome(recording: 
     recording.recorder.turn()
     run = recording.house.run(run_id)
     assert (run.state, run.result, recording.verdicts) == ("STARTED", None, [Verdict.ACK])
+
+
+def test_an_idle_recorder_waits_for_events_and_looks_at_the_clock_only_where_time_changes_something(recording: Recording) -> None:
+    quiet, soon = runs.recorder.QUIET_SECONDS, runs.recorder.IDLE_SECONDS
+    recorder = recording.recorder
+    assert recorder._patience() == quiet
+    for number in range(3):
+        recording.offer(recording.house.enqueue(recording.house.toys.add, x=number))
+    recorder.turn()
+    assert recorder._patience() == soon  # one waits behind two that run: it may have to be given back
+    recording.finish(recording.started[0])
+    recorder.turn()
+    assert recorder._patience() == quiet  # both threads are busy, nothing waits
+    recorder._doubts.begin()
+    assert recorder._patience() == soon
 
 
 def test_a_thread_whose_database_comes_back_goes_on(recording: Recording) -> None:
