@@ -15,7 +15,7 @@ from bench.spam.made import make
 from bench.spam.made_wanted import WANTED
 from bench.spam.measures import Labels, auc, auc_error, f1, recall_at, threshold_at, wilson
 from bench.spam.train import ALLOWED
-from bench.spam.training import LOCAL, SHARED, cross_scores, fit
+from bench.spam.training import LOCAL, SHARED, Recipe, cross_scores, fit
 from mail.spam.check import check
 from mail.spam.learning import Delta
 from mail.spam.model import Model, load_model
@@ -106,10 +106,10 @@ def _transfer(corpus: Corpus, test: Corpus) -> None:
                 _say(f"AUC, trained on {source}, tested on {other}", _area(learned.scores(where), where.is_spam))
 
 
-def _later(earlier: Corpus, later: Corpus, groups: dict[int, float], kind: str) -> None:
-    chosen_on = cross_scores(earlier, groups)
+def _later(earlier: Corpus, later: Corpus, recipe: Recipe, kind: str) -> None:
+    chosen_on = cross_scores(earlier, recipe)
     threshold = threshold_at(chosen_on[~earlier.is_spam], BUDGET)
-    learned = fit(earlier, groups)
+    learned = fit(earlier, recipe)
     plain = _without_phishing(later)
     scores, truth = learned.scores(plain), plain.is_spam
     flagged = scores >= threshold

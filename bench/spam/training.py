@@ -1,4 +1,4 @@
-"""From messages to a model: each group of features learned alone, then weighed against the others, calibrated, and packed."""
+"""From messages to a model: groups of features are learned together, and alone beside that where it helps; calibrated, and packed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,25 @@ BITS = 20
 PENALTY = 1e-5
 """Of the square of the weights, against the mean loss."""
 SITE = 5
-SHARED = {0: 1.0, 1: 0.6, 2: 0.8, 3: 0.8, 4: 0.4}
-"""The groups that a shared model weighs, by their number, and how large their values are before they are weighed."""
-LOCAL = {**SHARED, SITE: 1.0}
-"""Those of a model that stays where it was trained: the names of hosts, lists and programs there are worth knowing."""
 HARD = 6.0
 """How much more a message counts that is good and looks bad: parts of a corpus named so."""
 SIDE = 0.15
 """What the messages made here weigh against a real source."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The groups that a model weighs, by their number, and how large their values are before they are weighed together. `alone`: how
+    much what they say counts when each was learned without the others; a group that the others outdo has no say in the joint fit."""
+
+    groups: dict[int, float]
+    alone: float = 0.0
+
+
+SHARED = Recipe({0: 1.0, 1: 0.6, 2: 0.8, 3: 0.8, 4: 0.4})
+"""Of a model for mail from anywhere."""
+LOCAL = Recipe({**SHARED.groups, SITE: 1.0}, alone=2.0)
+"""Of one that stays where it was trained: the names of hosts, lists and programs there are worth knowing."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +60,26 @@ def importance_of(corpus: Corpus) -> Floats:
     return weights
 
 
-def fit(corpus: Corpus, groups: dict[int, float] | None = None, penalty: float = PENALTY) -> Fit:
-    """One logistic regression over all groups side by side."""
-    chosen = groups or SHARED
-    parts = [rows_of(corpus, group, BITS, value) for group, value in chosen.items()]
+def fit(corpus: Corpus, recipe: Recipe = SHARED, penalty: float = PENALTY) -> Fit:
+    """One logistic regression over all groups side by side, and the mean of one for each beside it where the recipe says so. The sum is
+    linear, too."""
+    joint = _together(corpus, recipe.groups, penalty)
+    if not recipe.alone:
+        return joint
+    alone = {group: _together(corpus, {group: 1.0}, penalty) for group in recipe.groups}
+    share = recipe.alone / len(alone)
+    weights = {group: joint.weights[group] + share * each.weights[group] for group, each in alone.items()}
+    return Fit(weights, joint.bias + share * sum(each.bias for each in alone.values()))
+
+
+def _together(corpus: Corpus, groups: dict[int, float], penalty: float) -> Fit:
+    parts = [rows_of(corpus, group, BITS, value) for group, value in groups.items()]
     joined, columns = _beside(parts)
     weights, bias = fit_logistic(joined, corpus.is_spam, penalty, importance_of(corpus))
     spread = np.zeros(len(parts) << BITS)
     spread[columns] = weights
     each = np.split(spread, len(parts))
-    return Fit({group: part * value for (group, value), part in zip(chosen.items(), each, strict=True)}, bias)
+    return Fit({group: part * value for (group, value), part in zip(groups.items(), each, strict=True)}, bias)
 
 
 def _beside(parts: list[Rows]) -> tuple[Rows, NDArray[np.int64]]:
@@ -77,12 +98,12 @@ def _beside(parts: list[Rows]) -> tuple[Rows, NDArray[np.int64]]:
     return Rows(place[columns[order]], values[order], starts, len(known)), known
 
 
-def cross_scores(corpus: Corpus, groups: dict[int, float] | None = None, folds: int = 3) -> Floats:
+def cross_scores(corpus: Corpus, recipe: Recipe = SHARED, folds: int = 3) -> Floats:
     """The score of each message by a model that has not seen it."""
     scores = np.zeros(len(corpus))
     fold = np.random.default_rng(1).permutation(len(corpus)) % folds
     for number in range(folds):
-        scores[fold == number] = fit(corpus.where(fold != number), groups).scores(corpus.where(fold == number))
+        scores[fold == number] = fit(corpus.where(fold != number), recipe).scores(corpus.where(fold == number))
     return scores
 
 

@@ -11,7 +11,7 @@ from bench.spam.corpus import corpus_of, rows_of
 from bench.spam.learner import Rows, calibrate, fit_logistic
 from bench.spam.made import make
 from bench.spam.measures import auc, auc_error, f1, recall_at, threshold_at, wilson
-from bench.spam.training import cross_scores, fit, pack
+from bench.spam.training import Recipe, cross_scores, fit, pack
 from mail.spam.model import sigmoid
 
 
@@ -57,7 +57,7 @@ def test_made_mail_is_always_the_same() -> None:
 
 def test_a_model_is_learned_packed_and_scores_as_it_did_before() -> None:
     corpus = corpus_of(make(80, 3), "made")
-    relations = {2: 1.0, 3: 1.0}
+    relations = Recipe({2: 1.0, 3: 1.0})
     fitted = fit(corpus, relations)
     scores = cross_scores(corpus, relations, folds=2)
     assert auc(scores, corpus.is_spam) > 0.8
@@ -67,3 +67,11 @@ def test_a_model_is_learned_packed_and_scores_as_it_did_before() -> None:
     assert np.corrcoef(before, packed)[0, 1] > 0.999
     assert sigmoid(model.slope * 0 + model.offset) == pytest.approx(model.probability(0.0))
     assert len(rows_of(corpus, 2, 20)) == 80
+
+
+def test_what_a_group_says_alone_is_added_in_equal_shares() -> None:
+    corpus = corpus_of(make(80, 3), "made")
+    together = fit(corpus, Recipe({2: 0.5, 3: 1.0})).scores(corpus)
+    alone = [fit(corpus, Recipe({group: 1.0})).scores(corpus) for group in (2, 3)]
+    both = fit(corpus, Recipe({2: 0.5, 3: 1.0}, alone=2.0)).scores(corpus)
+    assert both == pytest.approx(together + sum(alone), abs=1e-9)
