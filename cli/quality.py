@@ -109,7 +109,7 @@ def register(app: typer.Typer) -> None:
 
 
 def check() -> None:
-    """Ruff, mypy --strict, import-linter and the unit tests, in under a minute."""
+    """Ruff, mypy --strict, import-linter and the unit tests, in about a minute."""
     run_steps((STATIC_STEPS[0], UNIT_TESTS, *STATIC_STEPS[1:]))
 
 
