@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,15 +99,31 @@ def test_a_second_attempt_of_a_sent_mail_sends_nothing_and_gives_the_same_result
     assert len(via.delivered) == 1
 
 
-def test_the_attached_file_is_in_the_mail(sending: Sending) -> None:
-    folder = get_settings().files / sending.ann.tenant_id
-    folder.mkdir(parents=True)
-    (folder / "f1").write_bytes(b"tulips in a file")
+def uploaded(sending: Sending) -> tuple[str, Path]:
+    """A file's id, and where it is kept."""
+    place = get_settings().files / sending.ann.tenant_id / "f1"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"tulips in a file")
     with sending.world.record.session(sending.ann) as session:
-        file = Attachments(session).add(filename="tulips.txt", content_type="text/plain", size=16, stored_filename="f1").id
+        file = Attachments(session).add(filename="tulips.txt", content_type="text/plain", size=16, stored_filename=place.name)
+        return file.id, place
+
+
+def test_the_attached_file_is_in_the_mail(sending: Sending) -> None:
     via = FakeTransport()
-    sending.send(via, attachment_ids=[file])
+    sending.send(via, attachment_ids=[uploaded(sending)[0]])
     assert b"tulips.txt" in via.delivered[0].raw
+
+
+def test_a_file_that_is_not_what_was_uploaded_is_not_sent(sending: Sending) -> None:
+    via, (file, place) = FakeTransport(), uploaded(sending)
+    place.write_bytes(b"something else altogether")
+    with pytest.raises(InvalidInputError, match="upload it again"):
+        sending.send(via, attachment_ids=[file])
+    place.unlink()
+    with pytest.raises(NotFoundError, match="upload it again"):
+        sending.send(via, attachment_ids=[file])
+    assert via.delivered == []
 
 
 def test_a_mail_lost_with_its_process_after_the_mark_is_uncertain_and_never_sent_again(sending: Sending) -> None:
